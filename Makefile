@@ -1,0 +1,69 @@
+# `make` alone lists the targets. Everything runs in $(VENV), made at the first call.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Options for pip, such as an index with CPU builds of torch.
+PIP_OPTIONS ?=
+# Dataset of Blue Marble windows: ecomap data import bluemarble MOSAICS --output data/bluemarble
+DATASET ?= data/bluemarble
+# Tests run side by side, one worker a core.
+WORKERS ?= auto
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := ecomap data_prep tests $(wildcard benchmarks notebooks)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types fix bench heldout train-tiny clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP) ## make the environment with the pinned set
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): about 6.5 GB with CUDA's libraries, a few minutes the first time."
+	@start=$$(date +%s); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+	    --constraint constraints.txt --editable '.[dev]' && \
+	  echo "Installed in $$(( $$(date +%s) - start )) s: $$(du -sh $(VENV) | cut -f1) in $(VENV)."
+	@touch $@
+
+demo: $(STAMP) ## images of six places under many climates, as one page
+	$(BIN)/ecomap demo --output runs/demo
+	@echo "Open runs/demo/index.html in a browser."
+
+test: $(STAMP) ## all tests, notebooks included
+	$(BIN)/python -m pytest -n $(WORKERS) $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS)) tests ecomap data_prep
+
+check: lint types test ## what must pass before a change is accepted
+
+lint: $(STAMP) ## format and lint, changing nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+fix: $(STAMP) ## format, and mend what the linter can mend
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(STAMP) ## measure speed, with the machine it ran on
+	@set -e; for script in $(filter-out benchmarks/heldout.py,$(wildcard benchmarks/*.py)); do \
+	  echo "$$script"; $(BIN)/python $$script; done
+
+heldout: $(STAMP) ## score the shipped model on places it never saw, in the dataset DATASET
+	$(BIN)/python benchmarks/heldout.py --dataset $(DATASET) --output runs/heldout
+
+train-tiny: $(STAMP) ## train the shipped bundle again: its autoencoder, then its transformer
+	$(BIN)/ecomap train configs/tiny/autoencoder.yaml --output runs/tiny-autoencoder
+	$(BIN)/ecomap train configs/tiny/base.yaml --output runs/tiny-base
+
+clean: ## remove the environment and caches; runs/ and data/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

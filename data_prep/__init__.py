@@ -1,0 +1,1 @@
+"""Make datasets: files in, records of `ecomap.schema` and frames out. Never imports torch."""

@@ -1,0 +1,344 @@
+"""The command line: each verb is a thin shell over a public function with the same words.
+
+Exit codes: 0 done, 1 finished with failures listed, 2 bad input. With ``--json`` stdout holds one
+JSON object and nothing else; progress always goes to stderr.
+
+Longer than the budget because the help of every option stands here, beside the option.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ecomap.errors import ConfigError, EcomapError
+from ecomap.schema import CLIMATE, LandCover
+
+EXIT_FAILURES, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+TASKS = {
+    "autoencoder": ("AutoencoderTrainConfig", "ecomap.train_autoencoder"),
+    "transformer": ("TrainConfig", "ecomap.train"),
+}
+"""Kinds of training by the ``task`` of their config: config class and module with ``train``."""
+
+
+class Door(TyperGroup):
+    """Turns errors that a user can mend into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except EcomapError as error:
+            self._leave(f"error: {error}", EXIT_BAD_INPUT)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            message = f"error: {error.filename} cannot be used: {error.strerror}."
+            self._leave(message, EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            message = "interrupted. The same command goes on from what is already on disk."
+            self._leave(message, EXIT_INTERRUPTED)
+
+    @staticmethod
+    def _leave(message: str, code: int) -> None:
+        typer.echo(message, err=True)
+        raise typer.Exit(code)
+
+
+def _group(text: str, **settings: Any) -> typer.Typer:
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
+app = _group(
+    "Satellite images of places under a climate: prepare data, train, generate.",
+    cls=Door,
+    pretty_exceptions_enable=False,
+    epilog="Start with: ecomap demo --output runs/demo",
+)
+data = _group("Make datasets from folders of imagery, look at them, divide them.")
+imports = _group("Make a dataset folder from a source of imagery.")
+model = _group("Find the model bundles that ship with ecomap.")
+app.add_typer(data, name="data")
+data.add_typer(imports, name="import")
+app.add_typer(model, name="model")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Output = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
+OptionalOutput = Annotated[Path | None, typer.Option(help="Folder to write to; made if absent.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        from ecomap.versions import versions
+
+        for name, version in versions().items():
+            typer.echo(f"{name} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_versions, is_eager=True, help="Print versions that matter."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@imports.command("ecomapper", epilog="Example: ecomap data import ecomapper DIR --output data/eco")
+def import_ecomapper(
+    path: Annotated[Path, typer.Argument(help="EcoMapper tree, or the folder of its CSV form.")],
+    output: Output,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Leave out frames with this flag; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import EcoMapper: Sentinel-2 months with climate text; wrong units are corrected."""
+    from data_prep.ecomapper import import_ecomapper
+
+    with _progress("Reading frames") as progress:
+        summary = import_ecomapper(path, output, drop_flags=drop or (), progress=progress)
+    _finish(summary, as_json)
+
+
+@imports.command("bluemarble", epilog="Example: ecomap data import bluemarble DIR --output data/bm")
+def import_bluemarble(
+    path: Annotated[Path, typer.Argument(help="Folder of the twelve mosaics 2004-MM.jpg.")],
+    output: Output,
+    stride_px: Annotated[int | None, typer.Option(help="Pixels between windows.")] = None,
+    min_land_frac: Annotated[
+        float | None, typer.Option(help="Least land in a window, 0-1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import windows of NASA's Blue Marble: twelve cloud-free months of all land."""
+    from data_prep.bluemarble import BlueMarbleConfig, import_bluemarble
+
+    config = BlueMarbleConfig(**_given(stride_px=stride_px, min_land_frac=min_land_frac))
+    with _progress("Reading months") as progress:
+        summary = import_bluemarble(path, output, config=config, progress=progress)
+    _finish(summary, as_json)
+
+
+@data.command("check", epilog="Example: ecomap data check data/eco --output runs/check")
+def check(
+    path: Annotated[Path, typer.Argument(help="Dataset folder, or a source tree.")],
+    output: OptionalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Count tiles by reason for caution and by class, and draw a contact sheet."""
+    from data_prep.check import check_dataset
+
+    with _progress("Reading frames") as progress:
+        report = check_dataset(path, output, progress=progress)
+    _finish(report, as_json)
+
+
+@data.command("split", epilog="Example: ecomap data split data/eco --seed 3")
+def split(
+    path: Annotated[Path, typer.Argument(help="Dataset folder; its split is replaced.")],
+    seed: Seed = None,
+    block_deg: Annotated[float | None, typer.Option(help="Side of a block, degrees.")] = None,
+    test_frac: Annotated[float | None, typer.Option(help="Part of blocks for tests, 0-1.")] = None,
+    val_frac: Annotated[
+        float | None, typer.Option(help="Part of blocks for choosing runs, 0-1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Divide a dataset by spatial block and report how near its sides come."""
+    from data_prep.splits import SplitConfig, split_dataset
+
+    given = _given(seed=seed, block_deg=block_deg, test_frac=test_frac, val_frac=val_frac)
+    with redirect_stdout(sys.stderr):
+        report = split_dataset(path, SplitConfig(**given))
+    _finish(report, as_json)
+
+
+@app.command(epilog="Example: ecomap train configs/tiny/base.yaml optim.steps=200 --device cuda")
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file with a 'task' and what it changes.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder, resumed if there; by default runs/CONFIG.")
+    ] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train an autoencoder or a transformer as a config file says."""
+    from ecomap import train_config
+    from ecomap.config import load_config, read_yaml
+
+    task = read_yaml(config).get("task")
+    if task not in TASKS:
+        raise ConfigError(f"{config}: task is {task!r}; choose one of {', '.join(TASKS)}.")
+    kind, module = TASKS[task]
+    changes = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
+    settings = load_config(config, getattr(train_config, kind), changes)
+    folder = output or Path("runs") / config.stem
+    with redirect_stdout(sys.stderr):
+        from ecomap.model import resolve_device
+
+        result = import_module(module).train(settings, folder, device=resolve_device(device).type)
+    _finish({"task": task, "run": str(folder), "result": str(result)}, as_json)
+
+
+@model.command("path", epilog="Example: ecomap model path ecomap-tiny")
+def model_path(
+    name: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a bundle's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Print the folder of a bundle."""
+    from ecomap.bundle_paths import bundle_path
+
+    path = str(bundle_path(name))
+    _finish({"name": name, "path": path}, as_json, text=path)
+
+
+@model.command("list")
+def model_list(as_json: Json = False) -> None:
+    """List the bundles that ship with ecomap."""
+    from ecomap.bundle_paths import bundle_names
+
+    _finish({"bundles": bundle_names()}, as_json, text="\n".join(bundle_names()))
+
+
+def _change_option(name: str) -> Any:
+    """Option for a change of a climate variable, with its unit."""
+    variable = CLIMATE[name]
+    factor = "x0.5 (factor), " if variable.is_ratio else ""
+    return typer.Option(
+        metavar="CHANGE",
+        help=f"{variable.label}: +2 or -2 (offset, {variable.unit}), {factor}"
+        f"=21.5 (absolute, {variable.unit}).",
+    )
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  ecomap generate --lat 14.5 --lon -4.2 --month 8 --precipitation x0.5 -n 4
+  ecomap generate --lat 61 --lon 25 --month 2004-04 --temperature -4 --json
+  ecomap generate --prompt "Satellite image of savannas in August" """.rstrip()
+)
+def generate(
+    lat: Annotated[
+        float | None, typer.Option(help="Latitude of the centre, degrees north.")
+    ] = None,
+    lon: Annotated[
+        float | None, typer.Option(help="Longitude of the centre, degrees east.")
+    ] = None,
+    month: Annotated[str | None, typer.Option(help="YYYY-MM, or a month's number.")] = None,
+    temperature: Annotated[str | None, _change_option("temperature_c")] = None,
+    precipitation: Annotated[str | None, _change_option("precipitation_mm_day")] = None,
+    solar: Annotated[str | None, _change_option("solar_radiation_mj_m2_day")] = None,
+    land_cover: Annotated[
+        str | None,
+        typer.Option(help=f"IGBP class: name, or code {min(LandCover):d} to {max(LandCover):d}."),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="JSON file of a tile record, in place of a place.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text, in place of a place.")] = None,
+    number: Annotated[int | None, typer.Option("--number", "-n", help="Images to make.")] = None,
+    seed: Seed = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance; 1 is none.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Solver, such as dpmpp_2m.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Name or folder of a model bundle.")] = None,
+    device: Device = "auto",
+    output: OptionalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Make images of a place in a month under a climate, with all that made them in a JSON."""
+    given = _given(**{name: value for name, value in locals().items() if name != "as_json"})
+    with _progress("Making images") as progress:
+        from ecomap.generate import generate
+
+        result = generate(**given, progress=progress)
+    _finish(result, as_json)
+
+
+@app.command(epilog="Example: ecomap demo --output runs/demo")
+def demo(
+    output: OptionalOutput = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make one HTML page: places, seasons, and climates that are drier, wetter, colder, warmer."""
+    given = _given(output=output, seed=seed, device=device)
+    with _progress("Making images") as progress:
+        from ecomap.demo import demo
+
+        result = demo(**given, progress=progress)
+    _finish(result, as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were typed: defaults are stated once, in the functions."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, as a function of (done, total), while stdout is kept clean."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar, redirect_stdout(sys.stderr):
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _finish(result: Any, as_json: bool, *, text: str | None = None) -> None:
+    """Print a result and leave with 1 if it lists failures.
+
+    Args:
+        result: A mapping, or an object with ``to_dict()`` and, where it has one, ``render()``.
+        as_json: Whether to print JSON and nothing else.
+        text: What to print otherwise.
+    """
+    content = result if isinstance(result, dict) else result.to_dict()
+    line = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    if as_json:
+        typer.echo(line)
+    elif text is not None:
+        typer.echo(text)
+    elif hasattr(result, "render"):
+        from rich.console import Console
+
+        Console(highlight=False, markup=False).print(result.render())
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(json.loads(line), sort_keys=False, allow_unicode=True).rstrip())
+    if content.get("failures"):
+        raise typer.Exit(EXIT_FAILURES)
+
+
+def main() -> None:
+    """Entry point of the ``ecomap`` command."""
+    app()

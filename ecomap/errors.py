@@ -1,0 +1,29 @@
+"""Every error that ecomap raises on purpose.
+
+A message is one sentence each for what is wrong (with the value and where), what was expected,
+and what to do. The command line prints it without a traceback and exits 2.
+"""
+
+
+class EcomapError(Exception):
+    """Base of all errors that ecomap raises on purpose."""
+
+
+class ConfigError(EcomapError, ValueError):
+    """A configuration file or override is wrong."""
+
+
+class SchemaError(EcomapError, ValueError):
+    """A record does not keep the dataset contract of `ecomap.schema`."""
+
+
+class DataError(EcomapError, ValueError):
+    """A file of a dataset is missing, damaged, or not what its name says."""
+
+
+class BundleError(EcomapError, ValueError):
+    """A model bundle is missing, incomplete, or does not fit the request."""
+
+
+class RequestError(EcomapError, ValueError):
+    """A request to generate, score or plot asks for something impossible."""

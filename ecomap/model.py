@@ -1,0 +1,295 @@
+"""A bundle: Stable Diffusion 3's parts and our climate encoder, whatever their size.
+
+A bundle is a folder in diffusers layout that the stock ``StableDiffusion3Pipeline`` loads as it is;
+beside the stock parts lie ``climate_encoder/`` and the card. Here the parts become one function:
+(latents, sigma, condition) -> velocity.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+)
+
+from ecomap.attention import ABSENT, repeat_bias, use_biased_attention
+from ecomap.bundle_paths import bundle_path
+from ecomap.card import BundleCard, read_card, write_card
+from ecomap.climate_encoder import ClimateBatch, ClimateEncoder
+from ecomap.errors import BundleError
+from ecomap.prompt import Prompt
+from ecomap.silent_t5 import build_silent_t5, is_silent
+from ecomap.solver import NUM_TRAIN_TIMESTEPS
+
+CLIMATE_ENCODER_FOLDER = "climate_encoder"
+EMPTY_PROMPT = Prompt(short="", long="")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the transformer is told about each image of a batch."""
+
+    context: Tensor
+    """Context tokens ``(B, M, joint_attention_dim)``."""
+    key_bias: Tensor
+    """Logit bias of each context token ``(B, M)``."""
+    pooled: Tensor
+    """``(B, pooled_projection_dim)``."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The parts of a model and its card."""
+
+    path: Path
+    card: BundleCard
+    transformer: SD3Transformer2DModel
+    vae: AutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+    text_encoders: tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]
+    tokenizer_3: PreTrainedTokenizerBase | None = None
+    text_encoder_3: T5EncoderModel | None = None
+    climate_encoder: ClimateEncoder | None = None
+
+    @property
+    def name(self) -> str:
+        """Name on the card."""
+        return self.card.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return torch.device(self.transformer.device)
+
+    @property
+    def shift(self) -> float:
+        """Resolution shift of the sampling schedule."""
+        return float(self.scheduler.config.shift)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks that turn a condition into a velocity, by folder name, T5 excepted."""
+        found: dict[str, nn.Module] = {
+            "transformer": self.transformer,
+            "text_encoder": self.text_encoders[0],
+            "text_encoder_2": self.text_encoders[1],
+        }
+        if self.climate_encoder is not None:
+            found[CLIMATE_ENCODER_FOLDER] = self.climate_encoder
+        return found
+
+
+def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto") -> Bundle:
+    """Load a bundle by the name of a shipped one, a folder, or a model hub's id.
+
+    Args:
+        name_or_path: ``ecomap-tiny``, a folder in diffusers layout, or ``owner/name`` on the hub.
+        device: ``auto`` takes a GPU if there is one.
+
+    Raises:
+        BundleError: If there is no such bundle, or parts of it are missing.
+    """
+    path = bundle_path(str(name_or_path))
+    is_local = path.is_dir()
+    try:
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            path if is_local else str(name_or_path), local_files_only=is_local
+        )
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"Bundle {str(name_or_path)!r} cannot be loaded: {error}. Expected a folder in the "
+            "layout of StableDiffusion3Pipeline."
+        ) from None
+    encoder = None
+    if (path / CLIMATE_ENCODER_FOLDER).is_dir():
+        encoder = ClimateEncoder.from_pretrained(path / CLIMATE_ENCODER_FOLDER)
+    use_biased_attention(pipeline.transformer)
+    no_t5 = pipeline.text_encoder_3 is None or is_silent(pipeline.text_encoder_3)
+    bundle = Bundle(
+        path=path,
+        card=read_card(path, name=str(name_or_path)),
+        transformer=pipeline.transformer,
+        vae=pipeline.vae,
+        scheduler=pipeline.scheduler,
+        tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
+        text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
+        tokenizer_3=None if no_t5 else pipeline.tokenizer_3,
+        text_encoder_3=None if no_t5 else pipeline.text_encoder_3,
+        climate_encoder=encoder,
+    )
+    target = resolve_device(device)
+    for module in (*bundle.modules().values(), bundle.vae, bundle.text_encoder_3):
+        if module is not None:
+            module.to(target).eval().requires_grad_(False)
+    return bundle
+
+
+def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a bundle so that the stock pipeline and `load_bundle` read it.
+
+    Args:
+        bundle: Parts and card.
+        folder: Where to.
+        dtype: Of the stored weights of what diffusers loads: half precision halves the folder, and
+            it loads as float32. Text encoders stay in float32: transformers loads them as they
+            are, and the stock pipeline would mix the two.
+    """
+    modules = (bundle.transformer, bundle.vae)
+    before = [module.dtype for module in modules]
+    tokenizer_3, text_encoder_3 = bundle.tokenizer_3, bundle.text_encoder_3
+    if text_encoder_3 is None:
+        width = int(bundle.transformer.config.joint_attention_dim)
+        tokenizer_3, text_encoder_3 = build_silent_t5(width)
+    pipeline = StableDiffusion3Pipeline(
+        transformer=bundle.transformer.to(dtype),
+        scheduler=bundle.scheduler,
+        vae=bundle.vae.to(dtype),
+        text_encoder=bundle.text_encoders[0],
+        tokenizer=bundle.tokenizers[0],
+        text_encoder_2=bundle.text_encoders[1],
+        tokenizer_2=bundle.tokenizers[1],
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    if bundle.climate_encoder is not None:
+        folder_of_encoder = folder / CLIMATE_ENCODER_FOLDER
+        bundle.climate_encoder.save_pretrained(folder_of_encoder, safe_serialization=True)
+    for module, old in zip(modules, before, strict=True):
+        module.to(old)
+    write_card(folder, bundle.card)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto`` into the best device at hand.
+
+    Raises:
+        BundleError: If the device asked for is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    available["mps"] = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if available[d]))
+    if not available.get(device.split(":")[0], False):
+        choices = ", ".join(["auto", *(d for d, is_here in available.items() if is_here)])
+        raise BundleError(f"Device {device!r} is not available here. Choose one of {choices}.")
+    return torch.device(device)
+
+
+def encode_condition(
+    bundle: Bundle,
+    prompts: Sequence[Prompt],
+    climate: ClimateBatch | None = None,
+    *,
+    has_tokens: Tensor | None = None,
+) -> Condition:
+    """Turn prompts and climate series into what the transformer reads.
+
+    A record without tokens is told exactly what the stock pipeline would tell it.
+
+    Args:
+        bundle: The model.
+        prompts: One a record; `EMPTY_PROMPT` for no text.
+        climate: Inputs of the climate encoder, one a record; ``None`` for no tokens at all.
+        has_tokens: bool ``(B,)``: whose tokens are there; all by default.
+
+    Raises:
+        BundleError: If climate tokens are asked of a bundle that has no climate encoder.
+    """
+    context, bias, pooled = _encode_text(bundle, prompts)
+    if climate is None:
+        return Condition(context, bias, pooled)
+    if bundle.climate_encoder is None:
+        raise BundleError(
+            f"Bundle {bundle.name!r} has no climate encoder. Use its text door only (doors=text)."
+        )
+    tokens, pooled_climate = bundle.climate_encoder(climate)
+    if has_tokens is None:
+        has_tokens = torch.ones(len(climate), dtype=torch.bool, device=tokens.device)
+    token_bias = torch.zeros(tokens.shape[:2], device=bias.device, dtype=bias.dtype)
+    token_bias = token_bias.masked_fill(~has_tokens[:, None], ABSENT)
+    return Condition(
+        torch.cat([context, tokens], dim=1),
+        torch.cat([bias, token_bias], dim=1),
+        pooled + pooled_climate * has_tokens[:, None],
+    )
+
+
+def predict_velocity(
+    transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, condition: Condition
+) -> Tensor:
+    """Velocity at noisy latents.
+
+    Args:
+        transformer: With biased attention (`use_biased_attention`).
+        latents: ``(B, 16, h, w)``.
+        sigma: Noise level of each image ``(B,)``.
+        condition: One entry an image.
+
+    Returns:
+        Shaped like ``latents``.
+    """
+    velocity: Tensor = transformer(
+        hidden_states=latents,
+        timestep=sigma * NUM_TRAIN_TIMESTEPS,
+        encoder_hidden_states=condition.context,
+        pooled_projections=condition.pooled,
+        joint_attention_kwargs={"key_bias": condition.key_bias},
+        return_dict=False,
+    )[0]
+    return velocity
+
+
+def _encode_text(bundle: Bundle, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """Context, key bias and pooled embedding of the prompts, as the stock pipeline makes them."""
+    parts, pooled = [], []
+    short = [prompt.short for prompt in prompts]
+    for tokenizer, encoder in zip(bundle.tokenizers, bundle.text_encoders, strict=True):
+        ids = tokenizer(
+            short,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        output = encoder(ids.to(bundle.device), output_hidden_states=True)
+        parts.append(output.hidden_states[-2])
+        pooled.append(output.text_embeds)
+    clip = torch.cat(parts, dim=-1)
+    width = int(bundle.transformer.config.joint_attention_dim)
+    clip = F.pad(clip, (0, width - clip.shape[-1]))
+    long, long_bias = _encode_long(bundle, prompts, clip)
+    bias = torch.cat([clip.new_zeros(clip.shape[:2]), long_bias], dim=1)
+    return torch.cat([clip, long], dim=1), bias.float(), torch.cat(pooled, dim=-1)
+
+
+def _encode_long(
+    bundle: Bundle, prompts: Sequence[Prompt], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """T5's tokens and their bias; one weighted zero token for all of them where there is no T5."""
+    length = bundle.card.t5_null_tokens
+    if bundle.text_encoder_3 is None or bundle.tokenizer_3 is None:
+        null = like.new_zeros(len(prompts), min(length, 1), like.shape[-1])
+        return null, like.new_full(null.shape[:2], repeat_bias(max(length, 1)))
+    ids = bundle.tokenizer_3(
+        [prompt.long for prompt in prompts],
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    tokens = bundle.text_encoder_3(ids.to(bundle.device))[0].to(like.dtype)
+    return tokens, like.new_zeros(tokens.shape[:2])

@@ -1,0 +1,121 @@
+"""Offline climate normals and land cover of any place, from the table that ships with the package.
+
+Temperature and precipitation are ERA5 means of 2000-2025; land cover is MODIS IGBP of 2019. Solar
+radiation is not in the table: it is not known, and stays so.
+"""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ecomap.errors import RequestError
+from ecomap.schema import CLIMATE, LandCover, TileRecord
+
+TABLE_PATH = Path(__file__).parent / "resources" / "normals.nc"
+SOURCE = "ERA5 monthly normals 2000-2025"
+KM_PER_DEG = 111.195
+"""Length of a degree of latitude on a sphere of 6,371 km."""
+
+Footprint = tuple[float, float]
+"""Extent of a tile in degrees: (latitude, longitude)."""
+
+
+class Normals:
+    """Monthly normals and land cover on a regular grid of latitude and longitude."""
+
+    def __init__(self, path: Path = TABLE_PATH) -> None:
+        """Read the whole table (about 30 MB in memory)."""
+        import xarray as xr
+
+        with xr.open_dataset(path, engine="h5netcdf") as table:
+            self.attribution = str(table.attrs["source"])
+            self.monthly = {
+                name: table[name].values.astype(np.float64) for name in CLIMATE if name in table
+            }
+            self.cover = table["land_cover"].values
+            self.land = table["land_percent"].values / 100.0
+            self.lat = table["lat"].values
+            self.lon = table["lon"].values
+        self.cell_deg = float(abs(self.lat[1] - self.lat[0]))
+
+    def climate(
+        self, lat: float, lon: float, footprint: Footprint = (0.0, 0.0)
+    ) -> dict[str, np.ndarray]:
+        """Normals of January to December over the land of a footprint.
+
+        Args:
+            lat: Centre, degrees north.
+            lon: Centre, degrees east.
+            footprint: Extent in degrees (latitude, longitude); below a cell, the nearest cell.
+
+        Returns:
+            Climate variable -> 12 values in its unit: the mean over cells, weighted with the area
+            of their land (of everything, where there is no land). Variables that the table lacks
+            are absent.
+        """
+        rows, columns = self._cells(lat, lon, footprint)
+        weights = self._weights(rows, columns)
+        return {
+            name: (values[:, rows][:, :, columns] * weights).sum((1, 2)) / weights.sum()
+            for name, values in self.monthly.items()
+        }
+
+    def land_cover(self, lat: float, lon: float, footprint: Footprint = (0.0, 0.0)) -> LandCover:
+        """Majority IGBP class of the land of a footprint; water bodies where there is none."""
+        rows, columns = self._cells(lat, lon, footprint)
+        weights = self._weights(rows, columns)
+        codes = self.cover[np.ix_(rows, columns)]
+        totals = np.bincount(codes.ravel(), weights=weights.ravel(), minlength=18)
+        return LandCover(int(totals.argmax()))
+
+    def land_frac(self, lat: float, lon: float, footprint: Footprint = (0.0, 0.0)) -> float:
+        """Fraction of a footprint that is land, [0, 1]."""
+        rows, columns = self._cells(lat, lon, footprint)
+        area = np.cos(np.radians(self.lat[rows]))[:, None] * np.ones(len(columns))
+        return float((self.land[np.ix_(rows, columns)] * area).sum() / area.sum())
+
+    def _weights(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Land area of cells; their area where no cell has land."""
+        area = np.cos(np.radians(self.lat[rows]))[:, None] * np.ones(len(columns))
+        land = self.land[np.ix_(rows, columns)] * area
+        return np.asarray(land if land.sum() > 0 else area)
+
+    def _cells(
+        self, lat: float, lon: float, footprint: Footprint
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the cells whose centres lie in a footprint (at least the nearest)."""
+        if not -90 <= lat <= 90 or not -180 <= lon <= 180:
+            raise RequestError(
+                f"The place ({lat:g}, {lon:g}) is not on Earth; latitude runs from -90 to 90 and "
+                "longitude from -180 to 180 degrees."
+            )
+        rows = np.flatnonzero(np.abs(self.lat - lat) <= footprint[0] / 2)
+        distance = np.abs((self.lon - lon + 180) % 360 - 180)
+        columns = np.flatnonzero(distance <= footprint[1] / 2)
+        rows = rows if len(rows) else np.array([np.abs(self.lat - lat).argmin()])
+        columns = columns if len(columns) else np.array([distance.argmin()])
+        return rows, columns
+
+
+@lru_cache(maxsize=1)
+def open_normals() -> Normals:
+    """The shipped table, read once."""
+    return Normals()
+
+
+def footprint_of(record: TileRecord) -> Footprint:
+    """Extent of a record's tile in degrees (latitude, longitude).
+
+    Exact on a geographic grid; elsewhere from the ground sampling distance at the centre.
+    """
+    if record.crs == "EPSG:4326" and record.transform is not None:
+        return (
+            abs(record.transform[4]) * record.height_px,
+            abs(record.transform[0]) * record.width_px,
+        )
+    metres = record.ground_sampling_distance_m
+    lat_deg = metres * record.height_px / 1000 / KM_PER_DEG
+    shrink = max(math.cos(math.radians(record.lat)), 0.01)
+    return lat_deg, min(360.0, metres * record.width_px / 1000 / KM_PER_DEG / shrink)

@@ -1,0 +1,192 @@
+"""Train the small autoencoder: reconstruct satellite frames inside SD3's latent space.
+
+Loss = L1 of the pixels + ``latent_weight`` times L1 to the teacher's latents of a part of the
+batch, which the decoder must also be able to read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder
+from ecomap.train_config import AutoencoderTrainConfig
+from ecomap.errors import DataError
+from ecomap.imagery import FrameReader
+from ecomap.latents import decode, encode, to_pixels
+from ecomap.loop import open_run, optimise
+from ecomap.schema import TileRecord, read_dataset
+
+SKIP_FLAGS = {"black", "blank", "duplicate"}
+"""Frames with these flags hold no image to reconstruct."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of one dataset and one side of its split."""
+
+    name: str
+    reader: FrameReader
+    records: list[TileRecord]
+
+    def crop(self, rng: np.random.Generator, size_px: int) -> np.ndarray:
+        """A random crop, aligned with nothing, as uint8 ``(size_px, size_px, 3)``."""
+        record = self.records[int(rng.integers(len(self.records)))]
+        image = self.reader.read(record)
+        row, column = (
+            int(rng.integers(side - size_px + 1)) for side in (record.height_px, record.width_px)
+        )
+        return image[row : row + size_px, column : column + size_px]
+
+
+def open_frames(folders: Sequence[Path], split: str) -> list[Frames]:
+    """Usable frames of datasets on one side of their split.
+
+    Raises:
+        DataError: If a dataset has none.
+    """
+    found = []
+    for folder in folders:
+        records = [
+            r for r in read_dataset(folder) if r.split == split and not SKIP_FLAGS & set(r.flags)
+        ]
+        if not records:
+            raise DataError(
+                f"{folder} has no usable frame with split {split!r}. Run 'ecomap data split' on it."
+            )
+        found.append(Frames(folder.name, FrameReader(folder, num_cached=512), records))
+    return found
+
+
+def draw_batch(
+    sources: Sequence[Frames], config: AutoencoderTrainConfig, step: int
+) -> Tensor:
+    """Pixels ``(B, 3, S, S)`` of a step; the same step always gives the same batch.
+
+    Now and then few large crops replace many small ones, so that the network's normalisation also
+    meets the statistics of whole tiles.
+    """
+    rng = np.random.default_rng([config.seed, step])
+    large = rng.random() < config.large_crop_probability
+    size_px = config.image_size_px if large else config.crop_px
+    count = config.batch_size
+    if large:
+        count = max(1, config.batch_size * config.crop_px**2 // config.image_size_px**2)
+    weights = np.array(config.dataset_weights, float)
+    chosen = rng.choice(len(sources), size=count, p=weights / weights.sum())
+    crops = np.stack([sources[i].crop(rng, size_px) for i in chosen])
+    if rng.random() < 0.5:
+        crops = crops[:, :, ::-1]
+    if rng.random() < 0.5:
+        crops = crops.transpose(0, 2, 1, 3)
+    return to_pixels(torch.from_numpy(np.ascontiguousarray(crops)))
+
+
+def autoencoder_loss(
+    vae: AutoencoderKL, teacher: Teacher, pixels: Tensor, config: AutoencoderTrainConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of a batch and its parts.
+
+    Args:
+        vae: The network in training.
+        teacher: Where SD3's latents come from.
+        pixels: ``(B, 3, S, S)`` in [-1, 1].
+        config: Weights of the parts.
+    """
+    num_taught = max(1, round(len(pixels) * config.teacher_frac))
+    target = teacher.encode(pixels[:num_taught])
+    moments = vae.encoder(pixels)
+    z, shift, scale = moments[:, : target.shape[1]], vae.config.shift_factor, vae.config.scaling_factor
+    latent = F.l1_loss((z[:num_taught].float() - shift) * scale, target)
+    own = vae.decoder(z).float()
+    taught = vae.decoder(target / scale + shift).float()
+    pixel = F.l1_loss(own, pixels)
+    read = F.l1_loss(taught, pixels[:num_taught])
+    loss = pixel + config.teacher_frac * read + config.latent_weight * latent
+    return loss, {"pixel": pixel.item(), "read": read.item(), "latent": latent.item()}
+
+
+@torch.no_grad()
+def reconstruction_psnr(network: AutoencoderKL | Teacher, pixels: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image's reconstruction, dB, on uint8 levels.
+
+    Args:
+        network: Autoencoder or teacher.
+        pixels: ``(B, 3, H, W)`` in [-1, 1].
+    """
+    if isinstance(network, Teacher):
+        output = network.decode(network.encode(pixels))
+    else:
+        output = decode(network, encode(network, pixels))
+    levels = ((output + 1) * 127.5).round() - ((pixels + 1) * 127.5).round()
+    return 10 * torch.log10(255**2 / levels.square().mean((1, 2, 3)).clamp(min=1e-10))
+
+
+def validation_pixels(
+    sources: Sequence[Frames], num_images: int, size_px: int
+) -> dict[str, Tensor]:
+    """Fixed centre crops by dataset, evenly spread over its records."""
+    batches = {}
+    for frames in sources:
+        index = np.linspace(0, len(frames.records) - 1, num_images).round().astype(int)
+        crops = []
+        for record in (frames.records[i] for i in np.unique(index)):
+            image = frames.reader.read(record)
+            row, column = (image.shape[0] - size_px) // 2, (image.shape[1] - size_px) // 2
+            crops.append(image[row : row + size_px, column : column + size_px])
+        batches[frames.name] = to_pixels(torch.from_numpy(np.stack(crops)))
+    return batches
+
+
+def train(
+    config: AutoencoderTrainConfig, output: Path, *, device: str = "cpu", console: Console | None = None
+) -> Path:
+    """Train the autoencoder and save it in diffusers layout.
+
+    Args:
+        config: Complete settings.
+        output: Run folder; resumed if it holds the same run.
+        device: Torch device.
+        console: Where progress is shown.
+
+    Returns:
+        Folder of the averaged weights, ``output/vae``.
+    """
+    console = console or Console(stderr=True)
+    if config.crop_px % LATENT_FACTOR or config.image_size_px % LATENT_FACTOR:
+        raise DataError(
+            f"crop_px {config.crop_px} and image_size_px {config.image_size_px} must be multiples "
+            f"of {LATENT_FACTOR}."
+        )
+    open_run(output, config)
+    torch.manual_seed(config.seed)
+    vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
+    vae = vae.to(device, memory_format=torch.channels_last)
+    teacher = Teacher(config.teacher).to(device, memory_format=torch.channels_last)
+    sources = open_frames(config.datasets, "train")
+    held_out = validation_pixels(open_frames(config.datasets, "val"), 32, config.image_size_px)
+
+    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        pixels = draw_batch(sources, config, step).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+            return autoencoder_loss(vae, teacher, pixels, config)
+
+    def validate() -> dict[str, float]:
+        return {
+            f"val_psnr_{name}": float(reconstruction_psnr(vae, pixels.to(device)).mean())
+            for name, pixels in held_out.items()
+        }
+
+    ema = optimise(
+        step_loss, {"vae": vae}, config.optim, output, validate=validate, console=console
+    )
+    ema.copy_to(vae.parameters())
+    folder = output / "vae"
+    vae.save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -1,0 +1,129 @@
+"""Settings of the two trainings: every default with its meaning; YAML holds only what differs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ecomap.config import Config
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up, a constant stretch and a linear fall to zero."""
+
+    steps: int = Field(default=1000, gt=0)
+    """Optimiser steps in total."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Rate of the constant stretch."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the rate rises from zero."""
+    decay_steps: int = Field(default=0, ge=0)
+    """Last steps, over which the rate falls to zero."""
+    beta2: float = Field(default=0.99, gt=0, lt=1)
+    """Decay of AdamW's second moment."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the averaged weights, which are the ones that are shipped."""
+    log_every: int = Field(default=20, gt=0)
+    """Steps between lines of numbers."""
+    validate_every: int = Field(default=500, gt=0)
+    """Steps between validations of the averaged weights."""
+    checkpoint_every: int = Field(default=500, gt=0)
+    """Steps between checkpoints."""
+
+
+class AutoencoderTrainConfig(Config):
+    """Training of the small autoencoder in SD3's latent space."""
+
+    task: Literal["autoencoder"] = "autoencoder"
+    datasets: tuple[Path, ...]
+    """Dataset folders with splits."""
+    dataset_weights: tuple[float, ...]
+    """Share of each dataset in a batch, in their order."""
+    teacher: Path
+    """Folder of TAESD3 in diffusers layout."""
+    channels: tuple[int, ...] = (24, 48, 96, 128)
+    """Width of each of the four resolutions; multiples of 8."""
+    image_size_px: int = 128
+    """Size of large crops and of validation images."""
+    crop_px: int = 64
+    """Size of ordinary crops: a step costs in proportion to pixels."""
+    large_crop_probability: float = Field(default=0.25, ge=0, le=1)
+    """Share of the steps whose batch has few large crops in place of many ordinary ones."""
+    batch_size: int = Field(default=16, gt=0)
+    """Ordinary crops a step."""
+    teacher_frac: float = Field(default=0.25, gt=0, le=1)
+    """Part of a batch that the teacher encodes."""
+    latent_weight: float = Field(default=0.1, ge=0)
+    """Weight of the distance to the teacher's latents."""
+    bf16: bool = True
+    """Whether the networks run under bfloat16 autocast."""
+    seed: int = 0
+    optim: OptimConfig = OptimConfig()
+
+
+class TransformerConfig(Config):
+    """Size of the transformer and its text encoders. Width is heads times head width."""
+
+    num_layers: int = 8
+    num_heads: int = 4
+    head_width: int = 64
+    joint_attention_width: int = 256
+    """Width of the context: at least the sum of both text encoders' widths."""
+    max_latent_side: int = 64
+    """Side of the largest latents that positions are known for."""
+    text_width: int = 128
+    """Width and projection of each text encoder."""
+    text_layers: int = 2
+    text_heads: int = 4
+    climate_width: int = 192
+    climate_layers: int = 2
+
+
+class DropConfig(Config):
+    """What training withholds, so that every door works alone and guidance has its opposite."""
+
+    text_and_tokens: float = 0.6
+    """Share of samples with both doors open; likewise the three below."""
+    tokens_only: float = 0.15
+    text_only: float = 0.15
+    nothing: float = 0.1
+    group: float = Field(default=0.1, ge=0, lt=1)
+    """Probability of withholding each group of the tokens' facts from a sample."""
+
+
+class TrainConfig(Config):
+    """Training of a transformer with its text and climate encoders on cached latents."""
+
+    task: Literal["transformer"] = "transformer"
+    dataset: Path
+    """Dataset folder with splits."""
+    vae: Path
+    """Folder of the frozen autoencoder that makes the latents."""
+    bundle_vae: Path | None = None
+    """Autoencoder of the same latent space that goes into the bundle; by default the same."""
+    cache: Path
+    """Folder of the latents; made once, reused while autoencoder and records stay the same."""
+    name: str = "ecomap-tiny"
+    """Name on the model card."""
+    version: str = "0"
+    transformer: TransformerConfig = TransformerConfig()
+    masks: str = "ecomap"
+    """Prompt masks (`ecomap.prompt.MASKS`)."""
+    drop: DropConfig = DropConfig()
+    density: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
+    """How noise levels are drawn, with the mean and spread below for ``logit_normal``."""
+    density_mean: float = 0.0
+    density_std: float = 1.0
+    shift: float = 1.0
+    """Resolution shift, in training and in the bundle's sampling schedule."""
+    batch_size: int = Field(default=64, gt=0)
+    num_validation: int = Field(default=192, gt=0)
+    """Held-out frames whose loss is followed."""
+    bf16: bool = True
+    """Whether the networks run under bfloat16 autocast."""
+    seed: int = 0
+    optim: OptimConfig = OptimConfig()

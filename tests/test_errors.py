@@ -1,0 +1,25 @@
+"""One tree of errors, so that a caller catches one class and no more."""
+
+import pytest
+
+from ecomap import errors
+from ecomap.errors import EcomapError
+
+ALL = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, EcomapError) and value is not EcomapError
+]
+
+
+def test_the_tree_has_the_errors_that_the_parts_raise():
+    names = {kind.__name__ for kind in ALL}
+    assert names >= {"ConfigError", "SchemaError", "DataError", "BundleError", "RequestError"}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_error_is_also_a_value_error_and_says_when_it_is_raised(kind):
+    assert issubclass(kind, ValueError)
+    assert kind.__doc__
+    with pytest.raises(EcomapError, match="month is 13"):
+        raise kind("month is 13")

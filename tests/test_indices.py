@@ -1,0 +1,120 @@
+"""Greenness and snow: values by hand, then what the thresholds promise on real scenes."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ecomap import indices
+
+
+def picture(*pixels: tuple[int, int, int]) -> np.ndarray:
+    return np.array([pixels], np.uint8)
+
+
+def test_gcc_is_green_over_the_sum():
+    gcc = indices.green_chromatic_coordinate(picture((30, 60, 10), (200, 250, 50)))
+    np.testing.assert_allclose(gcc, [[0.6, 0.5]], rtol=1e-6)
+
+
+def test_gcc_of_a_black_pixel_is_undefined():
+    assert np.isnan(indices.green_chromatic_coordinate(picture((0, 0, 0)))).all()
+
+
+def test_vari_is_green_minus_red_over_green_plus_red_minus_blue():
+    result = indices.vari(picture((20, 60, 30), (60, 20, 30)))
+    np.testing.assert_allclose(result, [[0.8, -0.8]], rtol=1e-6)
+
+
+def test_vari_is_undefined_where_blue_outweighs_red_and_green():
+    assert np.isnan(indices.vari(picture((5, 10, 40), (10, 10, 20), (0, 0, 0)))).all()
+
+
+def test_snow_is_bright_and_nearly_grey():
+    pixels = picture(
+        (255, 255, 255),
+        (110, 110, 110),
+        (125, 100, 125),  # exactly 0.2, but too dark
+        (150, 120, 150),  # saturation exactly 0.2
+        (151, 120, 150),
+        (109, 255, 255),
+        (255, 220, 150),  # desert, clipped in red
+    )
+    expected = [[True, True, False, True, False, False, False]]
+    assert indices.snow_mask(pixels).tolist() == expected
+
+
+def test_snow_refuses_values_that_are_not_display_values():
+    with pytest.raises(TypeError, match="uint8, not float32"):
+        indices.snow_mask(np.ones((2, 3, 3), np.float32))
+
+
+def test_greenness_leaves_black_pixels_out_of_the_mean():
+    assert indices.greenness(picture((30, 60, 10), (0, 0, 0), (1, 2, 1))) == pytest.approx(0.55)
+
+
+def test_greenness_counts_only_the_masked_pixels():
+    image = picture((30, 60, 10), (255, 255, 255))
+    assert indices.greenness(image) == pytest.approx((0.6 + 1 / 3) / 2)
+    assert indices.greenness(image, ~indices.snow_mask(image)) == pytest.approx(0.6)
+
+
+def test_snow_fraction_counts_only_the_masked_pixels_and_keeps_black_ones():
+    image = picture((250, 250, 250), (0, 0, 0), (10, 20, 10), (10, 20, 10))
+    assert indices.snow_fraction(image) == 0.25
+    assert indices.snow_fraction(image, np.array([[True, True, False, False]])) == 0.5
+
+
+def test_an_image_without_pixels_that_count_has_no_mean():
+    image = picture((0, 0, 0), (0, 0, 0))
+    nothing = np.zeros((1, 2), bool)
+    assert math.isnan(indices.greenness(image))
+    assert math.isnan(indices.greenness(image, nothing))
+    assert math.isnan(indices.snow_fraction(image, nothing))
+
+
+def test_batches_keep_their_leading_axes():
+    images = np.zeros((2, 4, 5, 3), np.uint8)
+    assert indices.green_chromatic_coordinate(images).shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 4), ()])
+def test_another_number_of_channels_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match="must be red, green, blue"):
+        indices.green_chromatic_coordinate(np.zeros(shape, np.uint8))
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 1\), the image \(1, 2\)"):
+        indices.greenness(picture((1, 2, 3), (1, 2, 3)), np.ones((2, 1), bool))
+
+
+def blue_marble(folder: Path, month: str, south: float, west: float, size_deg: float) -> np.ndarray:
+    """A square of the 1/15 degree global picture."""
+    with Image.open(folder / "bluemarble" / f"2004-{month}.jpg") as image:
+        left, top = round((west + 180) * 15), round((90 - south - size_deg) * 15)
+        size = round(size_deg * 15)
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("place", "south", "west", "january", "july"),
+    [("Siberia", 60, 100, 1, 0), ("Sahara", 21, 5, 0, 0), ("Greenland", 70, -42, 1, 1)],
+)
+def test_snow_comes_and_goes_where_it_should(
+    shared_data: Path, place: str, south: float, west: float, january: float, july: float
+):
+    for month, expected in (("01", january), ("07", july)):
+        image = blue_marble(shared_data, month, south, west, 6)
+        assert indices.snow_fraction(image) == pytest.approx(expected, abs=0.02), (place, month)
+
+
+@pytest.mark.shared
+def test_clipped_sahara_tiles_of_sentinel_2_are_not_snow(shared_data: Path):
+    path = shared_data / "ecomapper" / "2019-2020" / "5284" / "5284_2019-05.png"
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    assert indices.snow_fraction(pixels) < 0.01

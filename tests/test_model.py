@@ -1,0 +1,165 @@
+"""A bundle is what the stock pipeline loads, and conditions are what it would make of a prompt."""
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from ecomap.card import DOORS, BundleCard
+from ecomap.climate_encoder import climate_batch
+from ecomap.errors import BundleError
+from ecomap.generate import generate_images
+from ecomap.model import (
+    EMPTY_PROMPT,
+    encode_condition,
+    load_bundle,
+    predict_velocity,
+    resolve_device,
+    save_bundle,
+)
+from ecomap.prompt import Prompt
+from ecomap.train import build_bundle
+from ecomap.train_config import TransformerConfig
+from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
+
+PROMPT = Prompt("a satellite image of Savannas on July. 21.5 C, 3.20 mm/day.", "unused")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random bundle on disk, its zero-initialised outputs filled so that conditions matter."""
+    from ecomap.dataset import load_vae
+
+    root = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        num_layers=2, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
+        text_width=16, text_layers=2, text_heads=2, climate_width=24, climate_layers=1,
+    )  # fmt: skip
+    card = BundleCard(name="made", image_size_px=TINY_SIZE_PX, doors=DOORS)
+    bundle = build_bundle(config, card, load_vae(write_vae(root / "vae")), 1.0)
+    for module in bundle.modules().values():
+        for parameter in module.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    save_bundle(bundle, root / "bundle", dtype=torch.float32)
+    return root / "bundle"
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    return load_bundle(folder, device="cpu")
+
+
+def test_the_stock_pipeline_and_ours_agree_on_text(folder, bundle):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(1, 16, 2, 2, generator=generator)
+    stock = pipeline(
+        PROMPT.short, height=16, width=16, num_inference_steps=3, guidance_scale=2.5,
+        latents=latents.clone(), output_type="latent", max_sequence_length=256,
+    ).images  # fmt: skip
+    condition = encode_condition(bundle, [PROMPT, EMPTY_PROMPT])
+    assert condition.context.shape[1] == bundle.tokenizers[0].model_max_length + 1
+    from ecomap.solver import guide, make_sigmas, sample_euler
+
+    def pair(latents, sigma, *, need_uncond):
+        levels = torch.full((2,), sigma)
+        velocity = predict_velocity(
+            bundle.transformer, torch.cat([latents, latents]), levels, condition
+        )
+        return velocity[:1], velocity[1:]
+
+    with torch.no_grad():
+        ours = sample_euler(guide(pair, 2.5), latents, make_sigmas(3))
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+    other = encode_condition(bundle, [Prompt("a satellite image of Barren.", ""), EMPTY_PROMPT])
+    assert not torch.allclose(other.context, condition.context)
+
+
+def test_withheld_tokens_leave_exactly_the_text(bundle):
+    records = [make_tile(), make_tile(month="2021-08", temperature_c=22.0)]
+    latents, sigma = torch.randn(2, 16, 2, 2), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        text = predict_velocity(
+            bundle.transformer, latents, sigma, encode_condition(bundle, [PROMPT, PROMPT])
+        )
+        mixed = predict_velocity(
+            bundle.transformer,
+            latents,
+            sigma,
+            encode_condition(
+                bundle,
+                [PROMPT, PROMPT],
+                climate_batch(records),
+                has_tokens=torch.tensor([True, False]),
+            ),
+        )
+    torch.testing.assert_close(mixed[1], text[1])
+    assert (mixed[0] - text[0]).abs().max() > 1e-3
+
+
+def test_half_precision_on_disk_gives_nearly_the_same_velocity(bundle, tmp_path):
+    save_bundle(bundle, tmp_path / "half")
+    again = load_bundle(tmp_path / "half", device="cpu")
+    assert again.transformer.dtype == torch.float32
+    assert bundle.transformer.dtype == torch.float32
+    latents, sigma = torch.randn(1, 16, 2, 2), torch.tensor([0.5])
+    with torch.no_grad():
+        first, second = (
+            predict_velocity(b.transformer, latents, sigma, encode_condition(b, [PROMPT]))
+            for b in (bundle, again)
+        )
+    torch.testing.assert_close(first, second, rtol=2e-2, atol=2e-2)
+
+
+def test_same_seed_gives_the_same_bytes_and_climate_changes_them(bundle):
+    records = [make_tile(), make_tile(temperature_c=25.0), make_tile()]
+    images = generate_images(bundle, records, seeds=[7, 7, 8], steps=2)
+    again = generate_images(bundle, records, seeds=[7, 7, 8], steps=2)
+    assert images.shape == (3, TINY_SIZE_PX, TINY_SIZE_PX, 3)
+    assert (images == again).all()
+    assert (images[0] != images[1]).any()
+    assert (images[0] != images[2]).any()
+
+
+def test_without_doors_the_record_does_not_matter(bundle):
+    records = [make_tile(), make_tile(temperature_c=25.0, month="2021-11")]
+    images = generate_images(bundle, records, seeds=[1, 1], steps=2, doors=())
+    assert (images[0] == images[1]).all()
+
+
+def test_variables_that_the_bundle_never_saw_do_not_matter(bundle):
+    from dataclasses import replace
+
+    card = bundle.card.model_copy(update={"trained_variables": ("temperature_c",)})
+    blind = replace(bundle, card=card)
+    records = [make_tile(), make_tile(solar_radiation_mj_m2_day=20.0)]
+    images = generate_images(blind, records, seeds=[1, 1], steps=2)
+    assert (images[0] == images[1]).all()
+    images = generate_images(bundle, records, seeds=[1, 1], steps=2)
+    assert (images[0] != images[1]).any()
+
+
+def test_a_bundle_without_climate_encoder_refuses_tokens(bundle):
+    from dataclasses import replace
+
+    bare = replace(bundle, climate_encoder=None)
+    with pytest.raises(BundleError, match="has no climate encoder"):
+        encode_condition(bare, [PROMPT], climate_batch([make_tile()]))
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(BundleError, match="'tpu' is not available"):
+        resolve_device("tpu")
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_an_incomplete_bundle_is_refused(folder, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    shutil.rmtree(broken / "transformer")
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        load_bundle(broken, device="cpu")

@@ -1,0 +1,154 @@
+"""Training: exact resume, deterministic batches, and a loss that falls."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ecomap import train as training
+from ecomap.config import load_config
+from ecomap.dataset import cached_latents, load_vae
+from ecomap.errors import ConfigError, DataError
+from ecomap.loop import learning_rate
+from ecomap.model import load_bundle
+from ecomap.schema import read_dataset
+from ecomap.train import draw_doors, draw_index, train
+from ecomap.train_config import DropConfig, OptimConfig, TrainConfig
+from tests.fakes import write_tiles, write_vae
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_tiles(root / "tiles")
+    write_vae(root / "vae")
+    return root
+
+
+def config(world, steps=4, **optim):
+    small = {
+        "num_layers": 2, "num_heads": 2, "head_width": 8, "joint_attention_width": 40,
+        "max_latent_side": 8, "text_width": 16, "text_heads": 2, "climate_width": 24,
+        "climate_layers": 1,
+    }  # fmt: skip
+    return TrainConfig(
+        dataset=world / "tiles", vae=world / "vae", cache=world / "cache", transformer=small,
+        batch_size=8, bf16=False,
+        optim={"steps": steps, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1} | optim,
+    )  # fmt: skip
+
+
+def weights(folder):
+    return {
+        str(path.relative_to(folder)): load_file(path)
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeypatch):
+    straight = train(config(world), tmp_path / "straight", console=QUIET)
+    original, calls = training.flow_loss, []
+
+    def interrupted(*args, **kwargs):
+        if kwargs["step"] == 3 and not calls:
+            calls.append(1)
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(training, "flow_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(world), tmp_path / "halting", console=QUIET)
+    resumed = train(config(world), tmp_path / "halting", console=QUIET)
+    first, second = weights(straight), weights(resumed)
+    assert first.keys() == second.keys()
+    for name, tensors in first.items():
+        for key, value in tensors.items():
+            assert torch.equal(value, second[name][key]), f"{name} {key}"
+    logs = [(tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("straight", "halting")]
+    losses = [[json.loads(line).get("loss") for line in log] for log in logs]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_folder_holds_config_and_versions_and_refuses_another_run(world, tmp_path):
+    train(config(world, steps=1), tmp_path, console=QUIET)
+    assert load_config(tmp_path / "config.yaml", TrainConfig) == config(world, steps=1)
+    assert json.loads((tmp_path / "versions.json").read_text())["torch"] == torch.__version__.split("+")[0]
+    with pytest.raises(ConfigError, match="another config"):
+        train(config(world, steps=2), tmp_path, console=QUIET)
+
+
+def test_the_loss_falls_and_the_bundle_loads(world, tmp_path):
+    folder = train(
+        config(world, steps=60, learning_rate=3e-3, log_every=60, validate_every=1000,
+               checkpoint_every=1000, ema_decay=0.5),
+        tmp_path,
+        console=QUIET,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_loss"] < 1.9, "an untrained model has a loss of about 2"
+    bundle = load_bundle(folder, device="cpu")
+    assert bundle.card.trained_variables == ("temperature_c", "precipitation_mm_day")
+    assert bundle.card.training["tiles"] == 24
+    assert bundle.climate_encoder is not None
+
+
+def test_every_record_comes_once_an_epoch_in_a_new_order():
+    first = [draw_index(20, 6, 0, step)[0] for step in range(3)]
+    second = [draw_index(20, 6, 0, step)[0] for step in range(3, 6)]
+    assert max(Counter(np.concatenate(first).tolist()).values()) == 1
+    assert draw_index(20, 6, 0, 3)[1] == 1
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    assert np.array_equal(first[1], draw_index(20, 6, 0, 1)[0])
+    assert not np.array_equal(first[0], draw_index(20, 6, 1, 0)[0])
+
+
+def test_doors_open_as_often_as_configured():
+    drop = DropConfig(text_and_tokens=0.5, tokens_only=0.1, text_only=0.2, nothing=0.2)
+    text, tokens = draw_doors(20_000, drop, torch.Generator().manual_seed(0))
+    assert (text & tokens).float().mean() == pytest.approx(0.5, abs=0.02)
+    assert (~text & tokens).float().mean() == pytest.approx(0.1, abs=0.02)
+    assert (text & ~tokens).float().mean() == pytest.approx(0.2, abs=0.02)
+
+
+def test_latents_are_cached_in_the_order_of_the_records_and_read_again(world, tmp_path):
+    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:5]
+    folder = world / "tiles"
+    first = cached_latents(vae, records, folder, tmp_path, batch_size=2)
+    assert first.shape == (5, 16, 2, 2)
+    backwards = cached_latents(vae, records[::-1], folder, tmp_path, batch_size=2)
+    np.testing.assert_allclose(first[::-1], backwards, atol=2e-3)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
+    assert len(files) == 2
+    cached_latents(vae, records, folder, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")} == files
+    with torch.no_grad():
+        next(iter(vae.parameters())).add_(1.0)
+    cached_latents(vae, records, folder, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+def test_learning_rate_rises_stays_and_falls():
+    optim = OptimConfig(steps=10, learning_rate=1.0, warmup_steps=4, decay_steps=5)
+    rates = [learning_rate(step, optim) for step in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_dataset_without_sides_is_refused(world, tmp_path):
+    from ecomap.schema import write_dataset
+
+    records = [r.model_copy(update={"split": "train"}) for r in read_dataset(world / "tiles")]
+    write_dataset(tmp_path / "tiles", records)
+    changed = config(world).model_copy(update={"dataset": tmp_path / "tiles"})
+    with pytest.raises(DataError, match="0 validation tiles"):
+        train(changed, tmp_path / "run", console=QUIET)
+
+
+def test_unknown_masks_are_refused(world, tmp_path):
+    with pytest.raises(ConfigError, match="masks is 'none'"):
+        train(config(world).model_copy(update={"masks": "none"}), tmp_path, console=QUIET)
