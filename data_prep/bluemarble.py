@@ -42,7 +42,9 @@ class BlueMarbleConfig:
     """Windows that reach further south are left out: Antarctica has no months in the mosaic."""
     max_lat: float = 80.0
     """Windows that reach further north are left out: a geographic grid says nothing at a pole."""
-    split: SplitConfig = field(default_factory=lambda: SplitConfig(test_frac=0.08, val_frac=0.03, seed=3))
+    split: SplitConfig = field(
+        default_factory=lambda: SplitConfig(test_frac=0.08, val_frac=0.03, seed=3)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +174,7 @@ def _touches(row: int, column: int, box: Box) -> bool:
     """Whether a window shares a pixel with a rectangle."""
     row0, row1, column0, column1 = box
     return (
-        row < row1
-        and row + WINDOW_PX > row0
-        and column < column1
-        and column + WINDOW_PX > column0
+        row < row1 and row + WINDOW_PX > row0 and column < column1 and column + WINDOW_PX > column0
     )
 
 

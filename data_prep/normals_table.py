@@ -35,7 +35,9 @@ def points_to_cells(points: np.ndarray) -> np.ndarray:
         ``(..., 360, 720)``: area means by the trapezoidal rule in both directions.
     """
     wrapped = np.concatenate([points, points[..., :1]], axis=-1)
-    rows = 0.25 * wrapped[..., :-2:2, :] + 0.5 * wrapped[..., 1::2, :] + 0.25 * wrapped[..., 2::2, :]
+    rows = (
+        0.25 * wrapped[..., :-2:2, :] + 0.5 * wrapped[..., 1::2, :] + 0.25 * wrapped[..., 2::2, :]
+    )
     return np.asarray(0.25 * rows[..., :-2:2] + 0.5 * rows[..., 1::2] + 0.25 * rows[..., 2::2])
 
 

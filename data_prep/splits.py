@@ -80,9 +80,7 @@ def assign_splits(
         lower = {"test": ("train", "val"), "val": ("train",)}[held_out]
         sides[near & np.isin(sides, lower)] = "buffer"
     by_place = dict(zip(places.ids, sides.tolist(), strict=True))
-    return [
-        record.model_copy(update={"split": by_place[record.place_id]}) for record in records
-    ]
+    return [record.model_copy(update={"split": by_place[record.place_id]}) for record in records]
 
 
 def leakage_report(records: Sequence[TileRecord]) -> dict[str, Any]:
@@ -161,7 +159,10 @@ class _Places:
             distance = np.abs(centre[others] - centre[one])
             if period is not None:
                 distance = np.minimum(distance, period - distance)
-            mean, larger = (extent[others] + extent[one]) / 2, np.maximum(extent[others], extent[one])
+            mean, larger = (
+                (extent[others] + extent[one]) / 2,
+                np.maximum(extent[others], extent[one]),
+            )
             gaps.append((distance - mean) / larger)
         return np.maximum(*gaps)
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from ecomap.config import dump_config, load_config
     from ecomap.demo import demo
     from ecomap.errors import EcomapError
-    from ecomap.generate import generate, generate_images, place_record
+    from ecomap.generate import generate, generate_images
     from ecomap.model import load_bundle
     from ecomap.normals import open_normals
+    from ecomap.request import place_record
     from ecomap.schema import TileRecord, make_record, read_dataset, write_dataset
 
 __version__ = "0.1.0"
@@ -41,7 +42,7 @@ _MODULES = {
     "load_config": "ecomap.config",
     "make_record": "ecomap.schema",
     "open_normals": "ecomap.normals",
-    "place_record": "ecomap.generate",
+    "place_record": "ecomap.request",
     "read_dataset": "ecomap.schema",
     "split_dataset": "data_prep.splits",
     "write_dataset": "ecomap.schema",

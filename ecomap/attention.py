@@ -63,9 +63,7 @@ class BiasedJointAttention:
             image[:2] = [attn.norm_q(image[0]), attn.norm_k(image[1])]
         if attn.norm_added_q is not None:
             context[:2] = [attn.norm_added_q(context[0]), attn.norm_added_k(context[1])]
-        query, key, value = (
-            torch.cat(pair, dim=2) for pair in zip(image, context, strict=True)
-        )
+        query, key, value = (torch.cat(pair, dim=2) for pair in zip(image, context, strict=True))
         num_image = hidden_states.shape[1]
         mask = None
         if key_bias is not None:

@@ -68,7 +68,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(B, 3, H, W)`` in [-1, 1] -> latents ``(B, 16, H/8, W/8)``, shifted and scaled."""
+        """Pixels ``(B, 3, H, W)`` in [-1, 1] -> scaled latents ``(B, 16, H/8, W/8)``."""
         return self.network.encode(pixels).latents
 
     @torch.no_grad()

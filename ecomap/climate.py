@@ -23,7 +23,7 @@ _LOCATION_SCALE: dict[str, tuple[float, float]] = {
     "precipitation_mm_day": (1.0, 0.7),
     "solar_radiation_mj_m2_day": (15.0, 7.0),
 }
-"""Offset and scale that bring values (precipitation: log(1 + value)) near zero mean, unit spread."""
+"""Offset and scale that bring values (precipitation: log(1 + value)) to about unit spread."""
 
 _ANOMALY_SCALE: dict[str, float] = {
     "temperature_c": 3.0,

@@ -22,22 +22,15 @@ from numpy.typing import NDArray
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes, parse_change
 from ecomap.figures import axis_label, climate_response, response_sweep
-from ecomap.generate import GUIDANCE, SOLVER, STEPS, Progress, generate_images, place_record
+from ecomap.generate import GUIDANCE, SOLVER, STEPS, Progress, generate_images
 from ecomap.indices import greenness, snow_fraction
-from ecomap.model import load_bundle
+from ecomap.model import Bundle, load_bundle
 from ecomap.normals import SOURCE, open_normals
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet, synthetic_name, write_png
 from ecomap.page import UNKNOWN, Figure, Section, Table, write_page
-from ecomap.schema import CLIMATE, TileRecord, unique, write_json
+from ecomap.request import place_record
+from ecomap.schema import CLIMATE, TileRecord, Values, unique, write_json
 from ecomap.versions import versions
-
-
-class LoadedBundle(Protocol):
-    """What the demonstration itself reads of a bundle; the generator needs the rest."""
-
-    @property
-    def card(self) -> BundleCard:
-        """Facts about the bundle."""
 
 
 class MakeImages(Protocol):
@@ -45,7 +38,7 @@ class MakeImages(Protocol):
 
     def __call__(
         self,
-        bundle: Any,
+        bundle: Bundle,
         records: Sequence[TileRecord],
         *,
         seeds: Sequence[int],
@@ -211,7 +204,7 @@ def demo(
     output: Path = Path("runs/demo"),
     *,
     seed: int = 0,
-    bundle: str | Path | LoadedBundle = "ecomap-tiny",
+    bundle: str | Path | Bundle = "ecomap-tiny",
     device: str = "auto",
     steps: int = STEPS,
     guidance: float = GUIDANCE,
@@ -409,8 +402,8 @@ def _place_section(group: Sequence[Reading]) -> Section:
     place, record = shot.place, shot.record
     plot = climate_response(
         place.name,
-        temperature_c=record.temperature_c_normals or (),
-        precipitation_mm_day=record.precipitation_mm_day_normals or (),
+        temperature_c=_known(record.temperature_c_normals),
+        precipitation_mm_day=_known(record.precipitation_mm_day_normals),
         months=[reading.shot.record.month_index + 1 for reading in group],
         greenness=[reading.greenness for reading in group],
         snow_frac=[reading.snow_frac for reading in group],
@@ -504,6 +497,11 @@ def _credits(card: BundleCard) -> list[str]:
         [f"Training images: {credit}." for credit in card.attribution]
         + [f"Climate: {open_normals().attribution}"]
     )
+
+
+def _known(values: Values | None) -> list[float]:
+    """Series with NaN for what is not known."""
+    return [math.nan if value is None else value for value in values or ()]
 
 
 def _land_cover(record: TileRecord) -> str | None:

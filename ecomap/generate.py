@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.card import DOORS, BundleCard, Door
-from ecomap.climate import apply_changes, parse_change
+from ecomap.climate import apply_changes
 from ecomap.climate_encoder import ClimateBatch, climate_batch
-from ecomap.errors import DataError, RequestError
+from ecomap.errors import RequestError
 from ecomap.latents import decode, to_image
 from ecomap.model import (
     EMPTY_PROMPT,
@@ -24,20 +24,17 @@ from ecomap.model import (
     load_bundle,
     predict_velocity,
 )
-from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, open_normals
 from ecomap.outputs import contact_sheet, synthetic_name, write_geotiff, write_png
 from ecomap.page import Figure, Section, Table, write_page
 from ecomap.prompt import Prompt, PromptMasks, build_prompt
-from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover, write_json
+from ecomap.request import parse_changes, place_record, read_record
+from ecomap.schema import CLIMATE, TileRecord, parse_land_cover, write_json
 from ecomap.solver import SOLVERS, SolverName, guide, make_sigmas
 from ecomap.versions import versions
 
 STEPS = 20
 GUIDANCE = 2.0
 SOLVER: SolverName = "dpmpp_2m"
-
-NOMINAL_YEAR = 2012
-"""Year of a request that names a month only: the middle of the normals' 26 years."""
 
 PROMPT_MASKS = PromptMasks(date={"month": 1})
 """A request's prompt tells all that is known, and no year."""
@@ -64,97 +61,6 @@ class GenerateResult:
         """Words for the terminal."""
         lines = [f"{image['png']}  {image['prompt']}" for image in self.images]
         return "\n".join([*lines, *self.notes, f"Look at {self.output / 'index.html'}"])
-
-
-def place_record(
-    lat: float,
-    lon: float,
-    month: str | int,
-    *,
-    bundle_card: BundleCard,
-    temperature: str | None = None,
-    precipitation: str | None = None,
-    solar: str | None = None,
-    land_cover: str | int | None = None,
-) -> TileRecord:
-    """Describe a place in a month under its normal or a changed climate.
-
-    Args:
-        lat: Centre, degrees north.
-        lon: Centre, degrees east.
-        month: ``YYYY-MM``, or a calendar month from 1 to 12.
-        bundle_card: Whose image size, pixel size and grid the tile gets.
-        temperature: Change such as ``+2`` or ``=21.5`` (`ecomap.climate.parse_change`).
-        precipitation: Likewise, also ``x0.5``.
-        solar: Likewise.
-        land_cover: IGBP class; by default that of the place.
-
-    Raises:
-        RequestError: If a change is malformed or the place is not on Earth.
-        SchemaError: If the month or the changed climate is impossible.
-    """
-    fields: dict[str, Any] = {"lat": lat, "lon": lon, "month": _full_month(month)}
-    bare = make_record(fields | _tile_fields(lat, lon, bundle_card), where="The request")
-    where = (bare.lat, bare.lon, footprint_of(bare))
-    cover = open_normals().land_cover(*where)
-    fields = bare.model_dump() | {
-        "land_cover": cover if land_cover is None else parse_land_cover(land_cover),
-        "land_frac": open_normals().land_frac(*where),
-        "climate_kind": "normal",
-        "climate_source": SOURCE,
-        "cloud_frac": 0.0,
-    }
-    for name, values in open_normals().climate(*where).items():
-        fields[name] = float(values[bare.month_index])
-        fields[f"{name}_normals"] = tuple(values.tolist())
-        fields[f"{name}_history"] = tuple(np.roll(values, -bare.month_index).tolist())
-    asked = {"temperature": temperature, "precipitation": precipitation, "solar": solar}
-    changes = {
-        name: parse_change(asked[variable.short] or "", variable)
-        for name, variable in CLIMATE.items()
-        if asked[variable.short] is not None
-    }
-    return apply_changes(make_record(fields, where="The request"), changes)
-
-
-def _full_month(month: str | int) -> str:
-    """``YYYY-MM`` of a month that may lack its year."""
-    text = str(month)
-    return f"{NOMINAL_YEAR}-{int(text):02d}" if text.isdigit() and len(text) <= 2 else text
-
-
-def _tile_fields(lat: float, lon: float, card: BundleCard) -> dict[str, Any]:
-    """Grid of a tile around a place."""
-    size, metres = card.image_size_px, card.ground_sampling_distance_m
-    fields: dict[str, Any] = {
-        "source": "request",
-        "location_id": f"{lat:+.4f}{lon:+.4f}",
-        "ground_sampling_distance_m": metres,
-        "width_px": size,
-        "height_px": size,
-        "license": card.license or "see the bundle's card",
-    }
-    if not (-90 <= lat <= 90 and -180 <= lon <= 180):
-        return fields
-    if card.grid == "geographic":
-        pixel = metres / 1000 / KM_PER_DEG
-        left, top = lon - pixel * size / 2, lat + pixel * size / 2
-        crs = "EPSG:4326"
-    else:
-        pixel = metres
-        crs, x, y = _utm(lat, lon)
-        left, top = round(x) - pixel * size / 2, round(y) + pixel * size / 2
-    return fields | {"crs": crs, "transform": (pixel, 0.0, left, 0.0, -pixel, top)}
-
-
-def _utm(lat: float, lon: float) -> tuple[str, float, float]:
-    """UTM zone of a place and its position there, metres."""
-    from rasterio.warp import transform
-
-    zone = min(60, int((lon + 180) // 6) + 1)
-    crs = f"EPSG:{(32600 if lat >= 0 else 32700) + zone}"
-    xs, ys = transform("EPSG:4326", crs, [lon], [lat])
-    return crs, xs[0], ys[0]
 
 
 def generate_images(
@@ -246,9 +152,7 @@ def _sample_latents(
         return velocity[:count], velocity[count:] if need_uncond else None
 
     scale = guidance if doors else 1.0
-    return SOLVERS[solver](
-        guide(predict_pair, scale, interval), _noise(bundle, seeds), sigmas
-    )
+    return SOLVERS[solver](guide(predict_pair, scale, interval), _noise(bundle, seeds), sigmas)
 
 
 def _climate(
@@ -425,15 +329,8 @@ def _requested(
         assert lat is not None
         assert lon is not None
         assert month is not None
-        return place_record(
-            lat, lon, month, bundle_card=card, land_cover=land_cover, **changes
-        )
+        return place_record(lat, lon, month, bundle_card=card, land_cover=land_cover, **changes)
     shown = record if isinstance(record, TileRecord) else read_record(record)
-    asked = {
-        name: parse_change(changes[variable.short] or "", variable)
-        for name, variable in CLIMATE.items()
-        if changes[variable.short] is not None
-    }
     if land_cover is not None:
         shown = shown.model_copy(update={"land_cover": parse_land_cover(land_cover)})
     size = (card.image_size_px, card.image_size_px)
@@ -442,26 +339,7 @@ def _requested(
         shown = shown.model_copy(
             update={"height_px": size[0], "width_px": size[1], "crs": None, "transform": None}
         )
-    return apply_changes(shown, asked)
-
-
-def read_record(path: Path) -> TileRecord:
-    """Read a JSON file with the fields of one record, or with the record inside a provenance.
-
-    Raises:
-        DataError: If the file is missing or no JSON.
-        SchemaError: If the record breaks the contract.
-    """
-    import json
-
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a readable JSON file: {error}.") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object. Expected the fields of one record.")
-    fields = content.get("record") or content
-    return make_record({k: v for k, v in fields.items() if v is not None}, where=str(path))
+    return apply_changes(shown, parse_changes(changes))
 
 
 def _notes(

@@ -86,7 +86,10 @@ def optimise(
     """
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=optim.learning_rate, betas=(0.9, optim.beta2), weight_decay=optim.weight_decay
+        parameters,
+        lr=optim.learning_rate,
+        betas=(0.9, optim.beta2),
+        weight_decay=optim.weight_decay,
     )
     ema = EMAModel(parameters, decay=optim.ema_decay)
     start, running = _resume(folder, modules, optimizer, ema)
@@ -108,7 +111,9 @@ def optimise(
                 )
             optimizer.step()
             ema.step(parameters)
-            for key, value in (numbers | {"loss": float(loss.detach()), "norm": float(norm)}).items():
+            for key, value in (
+                numbers | {"loss": float(loss.detach()), "norm": float(norm)}
+            ).items():
                 running[key] = 0.98 * running.get(key, value) + 0.02 * value
             done = step + 1
             progress.update(task, completed=done, loss=running["loss"])

@@ -276,9 +276,7 @@ def _encode_text(bundle: Bundle, prompts: Sequence[Prompt]) -> tuple[Tensor, Ten
     return torch.cat([clip, long], dim=1), bias.float(), torch.cat(pooled, dim=-1)
 
 
-def _encode_long(
-    bundle: Bundle, prompts: Sequence[Prompt], like: Tensor
-) -> tuple[Tensor, Tensor]:
+def _encode_long(bundle: Bundle, prompts: Sequence[Prompt], like: Tensor) -> tuple[Tensor, Tensor]:
     """T5's tokens and their bias; one weighted zero token for all of them where there is no T5."""
     length = bundle.card.t5_null_tokens
     if bundle.text_encoder_3 is None or bundle.tokenizer_3 is None:

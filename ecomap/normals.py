@@ -82,9 +82,7 @@ class Normals:
         land = self.land[np.ix_(rows, columns)] * area
         return np.asarray(land if land.sum() > 0 else area)
 
-    def _cells(
-        self, lat: float, lon: float, footprint: Footprint
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _cells(self, lat: float, lon: float, footprint: Footprint) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the cells whose centres lie in a footprint (at least the nearest)."""
         if not -90 <= lat <= 90 or not -180 <= lon <= 180:
             raise RequestError(

@@ -36,7 +36,7 @@ PATCH = 2
 """Latent cells a side of an image token, as in SD3."""
 
 VALIDATION_LEVELS = 8
-"""Equally spaced noise levels at which the held-out loss is taken (Esser et al., 2024, sec. 5.1)."""
+"""Equally spaced noise levels of the held-out loss (Esser et al., 2024, sec. 5.1)."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,12 @@ def build_bundle(config: TransformerConfig, card: BundleCard, vae: Vae, shift: f
 
 
 def initialise(transformer: SD3Transformer2DModel) -> None:
-    """Start every block as the identity and the output at zero (adaLN-Zero, Peebles & Xie, 2023,
-    https://arxiv.org/abs/2212.09748); other projections by Xavier's rule."""
+    """Start every block as the identity and the output at zero; the rest by Xavier's rule.
+
+    References:
+        Peebles & Xie (2023), Scalable Diffusion Models with Transformers (adaLN-Zero),
+        https://arxiv.org/abs/2212.09748
+    """
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder
-from ecomap.train_config import AutoencoderTrainConfig
-from ecomap.errors import DataError
+from ecomap.errors import ConfigError, DataError
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_pixels
 from ecomap.loop import open_run, optimise
 from ecomap.schema import TileRecord, read_dataset
+from ecomap.train_config import AutoencoderTrainConfig
 
 SKIP_FLAGS = {"black", "blank", "duplicate"}
 """Frames with these flags hold no image to reconstruct."""
@@ -64,9 +64,7 @@ def open_frames(folders: Sequence[Path], split: str) -> list[Frames]:
     return found
 
 
-def draw_batch(
-    sources: Sequence[Frames], config: AutoencoderTrainConfig, step: int
-) -> Tensor:
+def draw_batch(sources: Sequence[Frames], config: AutoencoderTrainConfig, step: int) -> Tensor:
     """Pixels ``(B, 3, S, S)`` of a step; the same step always gives the same batch.
 
     Now and then few large crops replace many small ones, so that the network's normalisation also
@@ -102,7 +100,11 @@ def autoencoder_loss(
     num_taught = max(1, round(len(pixels) * config.teacher_frac))
     target = teacher.encode(pixels[:num_taught])
     moments = vae.encoder(pixels)
-    z, shift, scale = moments[:, : target.shape[1]], vae.config.shift_factor, vae.config.scaling_factor
+    z, shift, scale = (
+        moments[:, : target.shape[1]],
+        vae.config.shift_factor,
+        vae.config.scaling_factor,
+    )
     latent = F.l1_loss((z[:num_taught].float() - shift) * scale, target)
     own = vae.decoder(z).float()
     taught = vae.decoder(target / scale + shift).float()
@@ -144,8 +146,26 @@ def validation_pixels(
     return batches
 
 
+def _check_config(config: AutoencoderTrainConfig) -> None:
+    """Refuse sizes off the latent grid and weights that do not pair up."""
+    if config.crop_px % LATENT_FACTOR or config.image_size_px % LATENT_FACTOR:
+        raise ConfigError(
+            f"crop_px {config.crop_px} and image_size_px {config.image_size_px} must be multiples "
+            f"of {LATENT_FACTOR}."
+        )
+    if len(config.datasets) != len(config.dataset_weights):
+        raise ConfigError(
+            f"dataset_weights gives {len(config.dataset_weights)} weights for "
+            f"{len(config.datasets)} datasets; give one each."
+        )
+
+
 def train(
-    config: AutoencoderTrainConfig, output: Path, *, device: str = "cpu", console: Console | None = None
+    config: AutoencoderTrainConfig,
+    output: Path,
+    *,
+    device: str = "cpu",
+    console: Console | None = None,
 ) -> Path:
     """Train the autoencoder and save it in diffusers layout.
 
@@ -159,11 +179,7 @@ def train(
         Folder of the averaged weights, ``output/vae``.
     """
     console = console or Console(stderr=True)
-    if config.crop_px % LATENT_FACTOR or config.image_size_px % LATENT_FACTOR:
-        raise DataError(
-            f"crop_px {config.crop_px} and image_size_px {config.image_size_px} must be multiples "
-            f"of {LATENT_FACTOR}."
-        )
+    _check_config(config)
     open_run(output, config)
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)

@@ -141,12 +141,10 @@ def test_an_error_of_ours_is_one_message_on_stderr_and_exit_2():
 
 
 def test_an_error_in_a_fresh_process_shows_no_traceback(tmp_path):
+    code = "from ecomap.cli import main; main()"
+    words = ["data", "split", str(tmp_path / "nowhere"), "--json"]
     done = subprocess.run(
-        [sys.executable, "-c", "from ecomap.cli import main; main()"]
-        + ["data", "split", str(tmp_path / "nowhere"), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: \S+records\.parquet does not exist\. .*\n", done.stderr)

@@ -69,9 +69,15 @@ def test_precipitation_enters_by_its_logarithm():
 
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
-    [("+2", "offset", 2), ("-10", "offset", -10), ("x0.5", "factor", 0.5), ("=21.5", "absolute", 21.5),
-     ("=-3", "absolute", -3), ("×2", "factor", 2)],
-)  # fmt: skip
+    [
+        ("+2", "offset", 2),
+        ("-10", "offset", -10),
+        ("x0.5", "factor", 0.5),
+        ("=21.5", "absolute", 21.5),
+        ("=-3", "absolute", -3),
+        ("×2", "factor", 2),
+    ],
+)
 def test_changes_are_read(text, kind, value):
     name = P if kind == "factor" else T
     assert parse_change(text, CLIMATE[name]) == Change(kind, value)
@@ -90,7 +96,7 @@ def test_temperature_cannot_be_scaled():
 
 def test_an_offset_is_sustained_over_month_history_and_normals():
     before = record(
-        temperature_c=2.0, temperature_c_history=tuple([None, *NORMALS_T[1:]]),
+        temperature_c=2.0, temperature_c_history=(None, *NORMALS_T[1:]),
         temperature_c_normals=NORMALS_T,
     )  # fmt: skip
     after = apply_changes(before, {T: Change("offset", 4.0)})

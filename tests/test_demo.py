@@ -190,7 +190,7 @@ def test_the_numbers_are_those_of_the_pictures_and_of_the_climate(shown):
 
 
 def test_places_come_with_their_observed_normals(shown):
-    for place, record in zip(shown.numbers["places"], shown.asked["records"][::4], strict=True):
+    for place, record in zip(shown.numbers["places"], shown.asked["records"][:24:4], strict=True):
         observed = open_normals().climate(place["lat"], place["lon"], footprint_of(record))
         for name, values in observed.items():
             assert place["normals"][name] == pytest.approx(values.tolist())

@@ -502,10 +502,10 @@ def test_a_text_beyond_the_grammar_is_refused(text, named):
 
 @pytest.mark.parametrize("part", ["x in y on ", "a, b. in on ", '""', "St. ", ", "])
 def test_a_long_text_beyond_the_grammar_is_refused_at_once(part):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(SchemaError):
         parse_prompt("a satellite image in " + part * 400 + '"x')
-    assert time.perf_counter() - start < 1  # backtracking over all splits takes minutes
+    assert time.process_time() - start < 1  # backtracking over all splits takes minutes
 
 
 def test_words_and_numbers_in_one_prompt_are_both_read():

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ecomap import schema
@@ -279,7 +277,7 @@ def test_an_unknown_class_gets_the_nearest_name_and_the_choices():
     assert all(label in str(caught.value) for label in LAND_COVER_LABELS.values())
 
 
-@given(st.text())
+@pytest.mark.parametrize("text", ["", " ", "moor", "²", "1.0", "1e1", "Savannas Grasslands"])
 def test_any_other_text_is_refused_as_an_unknown_class(text):
     with pytest.raises(SchemaError, match="is unknown"):
         parse_land_cover(text)

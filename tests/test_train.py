@@ -70,7 +70,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
     for name, tensors in first.items():
         for key, value in tensors.items():
             assert torch.equal(value, second[name][key]), f"{name} {key}"
-    logs = [(tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("straight", "halting")]
+    logs = [
+        (tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("straight", "halting")
+    ]
     losses = [[json.loads(line).get("loss") for line in log] for log in logs]
     assert losses[0] == losses[1]
 
@@ -78,7 +80,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
 def test_a_run_folder_holds_config_and_versions_and_refuses_another_run(world, tmp_path):
     train(config(world, steps=1), tmp_path, console=QUIET)
     assert load_config(tmp_path / "config.yaml", TrainConfig) == config(world, steps=1)
-    assert json.loads((tmp_path / "versions.json").read_text())["torch"] == torch.__version__.split("+")[0]
+    assert (
+        json.loads((tmp_path / "versions.json").read_text())["torch"]
+        == torch.__version__.split("+")[0]
+    )
     with pytest.raises(ConfigError, match="another config"):
         train(config(world, steps=2), tmp_path, console=QUIET)
 

@@ -1,0 +1,161 @@
+"""Requests become records, and images become files that say how they were made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ecomap.card import DOORS, BundleCard
+from ecomap.dataset import load_vae
+from ecomap.errors import RequestError, SchemaError
+from ecomap.generate import generate, generate_images
+from ecomap.imagery import read_image
+from ecomap.model import load_bundle, save_bundle
+from ecomap.outputs import read_provenance
+from ecomap.request import place_record
+from ecomap.schema import LandCover, TileRecord
+from ecomap.train import build_bundle
+from ecomap.train_config import TransformerConfig
+from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
+
+CARD = BundleCard(
+    name="made", image_size_px=TINY_SIZE_PX, doors=DOORS, grid="geographic",
+    ground_sampling_distance_m=7413.0, trained_variables=("temperature_c", "precipitation_mm_day"),
+    attribution=("somebody",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    import torch
+
+    root = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        num_layers=2, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
+        text_width=16, text_heads=2, climate_width=24, climate_layers=1,
+    )  # fmt: skip
+    made = build_bundle(config, CARD, load_vae(write_vae(root / "vae")), 1.0)
+    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.2)
+    save_bundle(made, root / "bundle")
+    return load_bundle(root / "bundle", device="cpu")
+
+
+def test_a_place_gets_its_normals_and_the_grid_of_the_bundle():
+    record = place_record(-3.0, -60.0, 7, bundle_card=CARD)
+    assert record.month == "2012-07"
+    assert record.land_cover == LandCover.EVERGREEN_BROADLEAF_FORESTS
+    assert 24 < record.temperature_c < 28
+    assert record.temperature_c == record.temperature_c_normals[6]
+    assert record.temperature_c_history[-1] == record.temperature_c_normals[5]
+    assert record.temperature_c_history[0] == record.temperature_c_normals[6]
+    assert record.crs == "EPSG:4326"
+    pixel = record.transform[0]
+    assert pixel == pytest.approx(1 / 15, rel=1e-3)
+    assert record.transform[2] + 8 * pixel == pytest.approx(-60.0)
+    assert record.transform[5] - 8 * pixel == pytest.approx(-3.0)
+
+
+def test_a_metric_bundle_lies_in_the_utm_zone_of_the_place():
+    card = BundleCard(name="metric", image_size_px=512)
+    record = place_record(48.1, 11.6, "2021-07", bundle_card=card)
+    assert record.crs == "EPSG:32632"
+    left, top = record.transform[2], record.transform[5]
+    assert left + 2560 == pytest.approx(693_500, abs=1500)  # Munich
+    assert top - 2560 == pytest.approx(5_330_500, abs=2500)
+    assert place_record(-33.9, 18.4, 1, bundle_card=card).crs == "EPSG:32734"
+
+
+def test_changes_and_land_cover_override_the_place():
+    record = place_record(
+        -3.0, -60.0, 7, bundle_card=CARD, temperature="+2", precipitation="x0.5",
+        land_cover="barren",
+    )  # fmt: skip
+    plain = place_record(-3.0, -60.0, 7, bundle_card=CARD)
+    assert record.temperature_c == pytest.approx(plain.temperature_c + 2)
+    assert record.precipitation_mm_day == pytest.approx(plain.precipitation_mm_day / 2)
+    assert record.land_cover == LandCover.BARREN
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon", "month", "message"),
+    [
+        (95, 0, 7, "lat is 95"),
+        (0, 200, 7, "lon is 200"),
+        (0, 0, 13, "2012-13"),
+        (0, 0, "July", "July"),
+    ],
+)
+def test_impossible_requests_name_the_value(lat, lon, month, message):
+    with pytest.raises(SchemaError, match=message):
+        place_record(lat, lon, month, bundle_card=CARD)
+
+
+def test_files_hold_pixels_place_and_provenance(bundle, tmp_path):
+    result = generate(
+        lat=61.0, lon=25.0, month=4, temperature="-4", number=2, seed=5, steps=2, bundle=bundle,
+        output=tmp_path,
+    )  # fmt: skip
+    assert [image["seed"] for image in result.images] == [5, 6]
+    record = place_record(61.0, 25.0, 4, bundle_card=CARD, temperature="-4")
+    pixels = generate_images(bundle, [record] * 2, seeds=[5, 6], steps=2)
+    for image, expected in zip(result.images, pixels, strict=True):
+        assert (read_image(Path(image["png"])) == expected).all()
+        for kind in ("png", "tif"):
+            made = read_provenance(tmp_path / image[kind].split("/")[-1])
+            assert made["synthetic"] is True
+            assert made["changes"] == {"temperature": "-4"}
+            assert made["seed"] == image["seed"]
+            assert TileRecord(**made["record"]) == record
+        assert (
+            "20" not in json.loads((tmp_path / image["json"].split("/")[-1]).read_text())["prompt"]
+        )
+    assert "in April" not in result.images[0]["prompt"]
+    assert "April" in result.images[0]["prompt"]
+    for name in ("contact_sheet.png", "index.html", "generate.json"):
+        assert (tmp_path / name).is_file()
+
+
+def test_a_record_file_can_be_asked_again(bundle, tmp_path):
+    first = generate(lat=61.0, lon=25.0, month=4, steps=2, bundle=bundle, output=tmp_path / "a")
+    second = generate(record=tmp_path / "a" / first.images[0]["json"].split("/")[-1], steps=2,
+                      bundle=bundle, output=tmp_path / "b")  # fmt: skip
+    images = [read_image(Path(result.images[0]["png"])) for result in (first, second)]
+    assert (images[0] == images[1]).all()
+
+
+def test_a_record_of_another_size_loses_its_grid(bundle, tmp_path):
+    tile = make_tile(width_px=512, height_px=512, crs="EPSG:32632", transform=(10, 0, 0, 0, -10, 0))
+    result = generate(record=tile, steps=2, bundle=bundle, output=tmp_path)
+    made = read_provenance(tmp_path / result.images[0]["tif"].split("/")[-1])
+    assert made["record"]["crs"] is None
+    assert made["record"]["width_px"] == TINY_SIZE_PX
+
+
+def test_a_prompt_alone_is_enough(bundle, tmp_path):
+    result = generate(
+        prompt="a satellite image of Barren.", steps=2, bundle=bundle, output=tmp_path
+    )
+    assert result.images[0]["prompt"] == "a satellite image of Barren."
+
+
+def test_what_the_bundle_never_saw_is_said(bundle, tmp_path):
+    result = generate(lat=61, lon=25, month=4, solar="=12", steps=2, bundle=bundle, output=tmp_path)
+    assert any("--solar has no effect" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "Say what to show in one way"),
+        ({"lat": 1, "lon": 2}, "missing: month"),
+        ({"lat": 1, "lon": 2, "month": 3, "prompt": "x"}, "one way"),
+        ({"prompt": "x", "temperature": "+2"}, "leave out changes"),
+        ({"prompt": "x", "number": 0}, "at least one image"),
+        ({"prompt": "x", "solver": "magic"}, "Solver 'magic' is unknown"),
+        ({"prompt": "x", "steps": 0}, "steps is 0"),
+    ],
+)
+def test_contradictory_requests_are_refused(bundle, tmp_path, request_, message):
+    with pytest.raises(RequestError, match=message):
+        generate(**request_, bundle=bundle, output=tmp_path)
