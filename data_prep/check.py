@@ -1,4 +1,8 @@
-"""Look at a dataset, or at a tree that may become one: what is there and what is wrong with it."""
+"""Look at a dataset, or at a tree that may become one: what is there and what is wrong with it.
+
+Longer than the budget because the counts and the three ways in which they are shown (terminal,
+page, contact sheet) stand together.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence

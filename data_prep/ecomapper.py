@@ -3,8 +3,10 @@
 Labels stand in JSON beside the frame, in three generations with different keys, or in the rows of
 a CSV file. Their texts call precipitation "mm" and radiation "kWh/m2" or "W/m2"; the values are
 mm/day and MJ/m2/day (Sahara tiles reach 28, of which the sun gives no more than 12 in kWh). Units
-are named rightly here, values are never touched. All ways in which a label can be wrong are handled
-in this one file; hence its length.
+are named rightly here, values are never touched.
+
+Longer than the budget because all forms of a label, and all ways in which one can be wrong, are
+handled in this one file.
 
 Goktepe et al. (2025), EcoMapper: Generative Modeling for Climate-Aware Satellite Imagery, ICML
 2025, PMLR 267; data: https://doi.org/10.14459/2025mp1767651.

@@ -2,8 +2,10 @@
 
 A flag is a reason for caution, not a verdict: importers keep flagged frames and drop only what
 cannot be read, or what the user asks to drop. Each threshold stands here once with its reason;
-"EcoMapper's example tiles" are 180 frames of 7 places, sorted by eye. Thresholds, seams and copies
-stand together so that all reasons for a flag can be read in one file; hence its length.
+"EcoMapper's example tiles" are 180 frames of 7 places, sorted by eye.
+
+Longer than the budget because thresholds, seams and copies stand together: all reasons for a flag
+can be read in one file.
 """
 
 import hashlib

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from ecomap.config import dump_config, load_config
     from ecomap.demo import demo
     from ecomap.errors import EcomapError
-    from ecomap.generate import generate, generate_images
+    from ecomap.generate import generate
     from ecomap.model import load_bundle
     from ecomap.normals import open_normals
     from ecomap.request import place_record
+    from ecomap.sample import generate_images
     from ecomap.schema import TileRecord, make_record, read_dataset, write_dataset
 
 __version__ = "0.1.0"
@@ -35,7 +36,7 @@ _MODULES = {
     "demo": "ecomap.demo",
     "dump_config": "ecomap.config",
     "generate": "ecomap.generate",
-    "generate_images": "ecomap.generate",
+    "generate_images": "ecomap.sample",
     "import_bluemarble": "data_prep.bluemarble",
     "import_ecomapper": "data_prep.ecomapper",
     "load_bundle": "ecomap.model",

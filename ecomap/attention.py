@@ -23,7 +23,7 @@ EXPLICIT_MAX_TOKENS = 512
 bfloat16 four times, forward and backward, with torch 2.14); beyond it their memory would not."""
 
 
-def repeat_bias(num_repeats: int) -> float:
+def repeat_bias(num_repeats: float) -> float:
     """Bias with which one token stands for ``num_repeats`` identical ones."""
     return math.log(num_repeats)
 

@@ -119,7 +119,9 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
         num_inputs = num_variables * num_channels
         self.month_in = nn.Linear(2 * num_inputs, width)
         self.null = nn.Parameter(torch.zeros(num_inputs))
-        self.position = nn.Parameter(torch.randn(num_months + 1, width) * 0.02)
+        # As large as what the months say: which month a value belongs to matters as much.
+        self.position = nn.Parameter(torch.randn(num_months + 1, width) * 0.5)
+        self.now_in = nn.Linear(2 * num_inputs, width)
         self.place_in = nn.Linear(NUM_PLACE_FEATURES, width)
         self.land_cover = nn.Embedding(num_land_covers, width)
         layer = nn.TransformerEncoderLayer(
@@ -138,16 +140,18 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
         """Encode a batch.
 
         Returns:
-            Tokens ``(B, num_months + 1, context_dim)``: one a month, oldest first, then the place;
-            and the pooled contribution ``(B, pooled_dim)``.
+            Tokens ``(B, num_months + 1, context_dim)``: one a month, oldest first, then one for the
+            place and its own month; and the pooled contribution ``(B, pooled_dim)``, read off the
+            last.
         """
         known = batch.known.flatten(2)
         values = torch.where(known, batch.values.flatten(2), self.null)
-        months = self.month_in(torch.cat([values, known.to(values.dtype)], dim=-1))
-        place = self.place_in(batch.place) + self.land_cover(batch.land_cover)
-        tokens = torch.cat([months, place[:, None]], dim=1) + self.position
+        series = torch.cat([values, known.to(values.dtype)], dim=-1)
+        summary = self.place_in(batch.place) + self.land_cover(batch.land_cover)
+        summary = summary + self.now_in(series[:, -1])
+        tokens = torch.cat([self.month_in(series), summary[:, None]], dim=1) + self.position
         tokens = self.norm(self.blocks(tokens))
-        return self.context_out(tokens), self.pooled_out(tokens.mean(dim=1))
+        return self.context_out(tokens), self.pooled_out(tokens[:, -1])
 
     @property
     def num_tokens(self) -> int:

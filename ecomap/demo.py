@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes, parse_change
 from ecomap.figures import axis_label, climate_response, response_sweep
-from ecomap.generate import GUIDANCE, SOLVER, STEPS, Progress, generate_images
 from ecomap.indices import greenness, snow_fraction
 from ecomap.model import Bundle, load_bundle
 from ecomap.normals import SOURCE, open_normals
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet, synthetic_name, write_png
 from ecomap.page import UNKNOWN, Figure, Section, Table, write_page
 from ecomap.request import place_record
+from ecomap.sample import GUIDANCE, SOLVER, STEPS, Progress, generate_images
 from ecomap.schema import CLIMATE, TileRecord, Values, unique, write_json
 from ecomap.versions import versions
 
 
 class MakeImages(Protocol):
-    """What the demonstration asks of a generator (`ecomap.generate.generate_images`)."""
+    """What the demonstration asks of a generator (`ecomap.sample.generate_images`)."""
 
     def __call__(
         self,
@@ -62,14 +62,14 @@ class Place:
 
 
 PLACES = (
-    Place("amazon", "Central Amazon, Brazil", "tropical rainforest", -4.5, -63.0),
+    Place("amazon", "Central Amazon", "tropical rainforest", -4.5, -63.0),
     Place("sahel", "Burkina Faso", "savanna with one rainy season", 13.0, -1.5),
-    Place("tenere", "Ténéré, Sahara, Niger", "desert", 19.6, 14.1),
+    Place("tenere", "Ténéré", "desert, in the Sahara", 19.6, 14.1),
     Place("iberia", "Central Spain", "Mediterranean, with dry summers", 39.5, -4.5),
-    Place("ohio", "Ohio Valley, USA", "temperate, with broadleaf forest", 38.8, -82.5),
-    Place("siberia", "Central Siberia, Russia", "boreal, with long cold winters", 60.1, 103.7),
+    Place("ohio", "Ohio Valley", "temperate, with broadleaf forest", 38.8, -82.5),
+    Place("siberia", "Central Siberia", "boreal, with long cold winters", 60.1, 103.7),
 )
-"""Land far from the poles and, as far as possible, from coasts; see the test for how much land."""
+"""More than 70 % of each tile of the bundled model's size is land."""
 
 SEASONS = (1, 4, 7, 10)
 
@@ -223,7 +223,7 @@ def demo(
         steps: Sampling steps of an image.
         guidance: Strength of the condition.
         progress: Called while images are made.
-        make_images: Generator; by default `ecomap.generate.generate_images`.
+        make_images: Generator; by default `ecomap.sample.generate_images`.
 
     Raises:
         BundleError: If there is no such bundle.
@@ -383,8 +383,9 @@ def _write_page(path: Path, readings: Sequence[Reading], card: BundleCard, seed:
     sections = [
         *(_place_section(group) for group in _seasons(readings)),
         *_sweep_sections(_sweeps(readings)),
-        Section(heading="What the numbers mean", text=MEANING, tables=[_table(readings)]),
+        Section(heading="What the numbers mean", text=MEANING),
         Section(heading="How far to trust this", text=TRUST),
+        Section(heading="All numbers", tables=[_table(readings)]),
     ]
     made = f"Made with the bundle {card.name}, version {card.version}, from seed {seed}."
     write_page(
@@ -468,16 +469,15 @@ def _table(readings: Sequence[Reading]) -> Table:
     """All images with their climate and what was read off them."""
     names = [name for name in CLIMATE if getattr(readings[0].shot.record, name) is not None]
     return Table(
-        caption="All images of this page",
         columns=["Place", "Month", "Change", *map(axis_label, names), "Greenness", "Snow fraction"],
         rows=[
             [
                 r.shot.place.name,
                 r.shot.month,
                 r.shot.change or "none",
-                *(getattr(r.shot.record, name) for name in names),
+                *(round(getattr(r.shot.record, name), CLIMATE[name].decimals) for name in names),
                 r.greenness,
-                r.snow_frac,
+                round(r.snow_frac, 3),
             ]
             for r in readings
         ],

@@ -4,6 +4,8 @@ Plots are made from `matplotlib.figure.Figure` objects, so nothing of pyplot's g
 read or left behind, and the same numbers give the same bytes. Colours are those of Okabe & Ito
 (2008, https://jfly.uni-koeln.de/color/), which differ for all common kinds of colour vision; lines
 and points differ in shape as well.
+
+Longer than the budget because the plots of all pages share their axes and colours.
 """
 
 import io

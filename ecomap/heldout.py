@@ -32,13 +32,13 @@ from ecomap.climate import apply_changes, parse_change
 from ecomap.errors import DataError, RequestError
 from ecomap.features import FEATURE_SPACES, SPACE_NAMES, Features, extract_features
 from ecomap.figures import observed_versus_generated, response_sweep
-from ecomap.generate import GUIDANCE, STEPS, generate_images
 from ecomap.imagery import FrameReader
 from ecomap.indices import greenness, snow_fraction
 from ecomap.latents import decode, encode, to_image, to_pixels
 from ecomap.model import Bundle
 from ecomap.outputs import contact_sheet
 from ecomap.page import Cell, Figure, Section, Table, write_page
+from ecomap.sample import GUIDANCE, STEPS, generate_images
 from ecomap.schema import (
     CLIMATE,
     RECORDS_FILE,
@@ -541,8 +541,9 @@ class ImageMaker:
 
 def _read_chunk(path: Path) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return np.asarray(file["images"], np.uint8)
+        # np.load leaves a file that it opened itself open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            return np.asarray(content["images"], np.uint8)
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}. Delete it; it will be made again.") from None
 
@@ -1062,10 +1063,10 @@ def _describe(sample: Sample) -> Report:
     places = [_first(place) for place in sample.chosen]
     blocks = {_block(place) for place in places}
     notes = [NOTES["intervals"].format(num=len(blocks)), *list(NOTES.values())[1:]]
+    if any(place.climate_kind == "normal" for place in places):
+        notes.insert(0, NORMALS_NOTE)
     if any(place.source == "bluemarble" for place in places):
         notes.insert(0, BLUE_MARBLE_NOTE)
-    if any(place.climate_kind == "normal" for place in places):
-        notes.insert(1, NORMALS_NOTE)
     return {
         "sample": {
             "num_places": len(places),
@@ -1161,7 +1162,8 @@ def _write_page(output: Path, report: Report, sample: Sample, made: Mapping[str,
             figures=_response_figures(report["response"]),
         ),
     ]
-    write_page(output / PAGE_FILE, "Held-out evaluation", sections, intro=intro)
+    footer = " ".join(dict.fromkeys(record.attribution for record in sample.records))
+    write_page(output / PAGE_FILE, "Held-out evaluation", sections, intro=intro, footer=footer)
 
 
 def _draw_picture(path: Path, sample: Sample, images: Images) -> None:

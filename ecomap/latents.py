@@ -20,17 +20,17 @@ class Vae(Protocol):
     """What is used of diffusers' ``AutoencoderKL`` or ``AutoencoderTiny``."""
 
     @property
-    def config(self) -> Any:  # noqa: ANN401  diffusers makes the type at run time
+    def config(self) -> Any:
         """Holds ``shift_factor`` and ``scaling_factor``."""
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights; inputs are cast to it."""
 
-    def encode(self, x: Tensor, /) -> Any:  # noqa: ANN401
+    def encode(self, x: Tensor, /) -> Any:
         """Pixels to an output with ``latent_dist``, or with ``latents`` if deterministic."""
 
-    def decode(self, z: Tensor, /) -> Any:  # noqa: ANN401
+    def decode(self, z: Tensor, /) -> Any:
         """Unscaled latents to an output with ``sample``."""
 
 

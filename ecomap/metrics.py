@@ -2,6 +2,8 @@
 
 Feature networks and index maps come in as arrays; nothing here knows what an image shows. All
 arithmetic is float64. A statistic that is not defined (the correlation of a constant) is NaN.
+
+Longer than the budget because each function carries its formula, units and paper.
 """
 
 from collections.abc import Callable, Sequence
@@ -282,7 +284,7 @@ def bootstrap_interval(
 
     Returns:
         Quantiles ``(1 - level) / 2`` and ``(1 + level) / 2`` over draws, unit of the statistic;
-        NaN if it is undefined in every draw.
+        NaN if it is undefined in every draw, or there is but one group to draw.
 
     Raises:
         ValueError: If there are no observations, or the lengths differ.
@@ -301,7 +303,7 @@ def bootstrap_interval(
         ]
     )
     defined = draws[~np.isnan(draws)]
-    if not len(defined):
+    if not len(defined) or len(members) < 2:
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))

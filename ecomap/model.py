@@ -3,6 +3,8 @@
 A bundle is a folder in diffusers layout that the stock ``StableDiffusion3Pipeline`` loads as it is;
 beside the stock parts lie ``climate_encoder/`` and the card. Here the parts become one function:
 (latents, sigma, condition) -> velocity.
+
+Longer than the budget because a bundle's parts, loading, saving and conditions are one interface.
 """
 
 from collections.abc import Sequence
@@ -115,7 +117,7 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
         ) from None
     encoder = None
     if (path / CLIMATE_ENCODER_FOLDER).is_dir():
-        encoder = ClimateEncoder.from_pretrained(path / CLIMATE_ENCODER_FOLDER)
+        encoder = _load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)
     use_biased_attention(pipeline.transformer)
     no_t5 = pipeline.text_encoder_3 is None or is_silent(pipeline.text_encoder_3)
     bundle = Bundle(
@@ -135,6 +137,19 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
         if module is not None:
             module.to(target).eval().requires_grad_(False)
     return bundle
+
+
+def _load_climate_encoder(folder: Path) -> ClimateEncoder:
+    """Load a climate encoder, all of it."""
+    encoder, found = ClimateEncoder.from_pretrained(folder, output_loading_info=True)
+    strays = [*found["missing_keys"], *found["unexpected_keys"]]
+    if strays:
+        raise BundleError(
+            f"{folder} does not fit this version of ecomap: {len(strays)} weights, such as "
+            f"{strays[0]}, are missing or unknown. Train it again, or use the version on its card."
+        )
+    loaded: ClimateEncoder = encoder
+    return loaded
 
 
 def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -195,6 +210,7 @@ def encode_condition(
     climate: ClimateBatch | None = None,
     *,
     has_tokens: Tensor | None = None,
+    null_tokens: float | None = None,
 ) -> Condition:
     """Turn prompts and climate series into what the transformer reads.
 
@@ -205,11 +221,13 @@ def encode_condition(
         prompts: One a record; `EMPTY_PROMPT` for no text.
         climate: Inputs of the climate encoder, one a record; ``None`` for no tokens at all.
         has_tokens: bool ``(B,)``: whose tokens are there; all by default.
+        null_tokens: How many zero tokens stand for an absent T5; by default the card's number.
 
     Raises:
         BundleError: If climate tokens are asked of a bundle that has no climate encoder.
     """
-    context, bias, pooled = _encode_text(bundle, prompts)
+    length = bundle.card.t5_null_tokens if null_tokens is None else null_tokens
+    context, bias, pooled = _encode_text(bundle, prompts, length)
     if climate is None:
         return Condition(context, bias, pooled)
     if bundle.climate_encoder is None:
@@ -253,7 +271,9 @@ def predict_velocity(
     return velocity
 
 
-def _encode_text(bundle: Bundle, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
+def _encode_text(
+    bundle: Bundle, prompts: Sequence[Prompt], length: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Context, key bias and pooled embedding of the prompts, as the stock pipeline makes them."""
     parts, pooled = [], []
     short = [prompt.short for prompt in prompts]
@@ -271,21 +291,22 @@ def _encode_text(bundle: Bundle, prompts: Sequence[Prompt]) -> tuple[Tensor, Ten
     clip = torch.cat(parts, dim=-1)
     width = int(bundle.transformer.config.joint_attention_dim)
     clip = F.pad(clip, (0, width - clip.shape[-1]))
-    long, long_bias = _encode_long(bundle, prompts, clip)
+    long, long_bias = _encode_long(bundle, prompts, clip, length)
     bias = torch.cat([clip.new_zeros(clip.shape[:2]), long_bias], dim=1)
     return torch.cat([clip, long], dim=1), bias.float(), torch.cat(pooled, dim=-1)
 
 
-def _encode_long(bundle: Bundle, prompts: Sequence[Prompt], like: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_long(
+    bundle: Bundle, prompts: Sequence[Prompt], like: Tensor, length: float
+) -> tuple[Tensor, Tensor]:
     """T5's tokens and their bias; one weighted zero token for all of them where there is no T5."""
-    length = bundle.card.t5_null_tokens
     if bundle.text_encoder_3 is None or bundle.tokenizer_3 is None:
-        null = like.new_zeros(len(prompts), min(length, 1), like.shape[-1])
-        return null, like.new_full(null.shape[:2], repeat_bias(max(length, 1)))
+        null = like.new_zeros(len(prompts), 1 if length else 0, like.shape[-1])
+        return null, like.new_full(null.shape[:2], repeat_bias(length or 1))
     ids = bundle.tokenizer_3(
         [prompt.long for prompt in prompts],
         padding="max_length",
-        max_length=length,
+        max_length=round(length),
         truncation=True,
         return_tensors="pt",
     ).input_ids

@@ -10,6 +10,8 @@ PLACE is ``STATE, COUNTRY`` or ``COUNTRY``; DATE is ``MONTH YEAR``, ``MONTH`` or
 that would be read as more than itself (``Korea, Republic of``) stands in double quotes.
 
 Longer than other modules because writer and parser stand together: each checks the other.
+
+Longer than the budget because the grammar and the parser that inverts it are read together.
 """
 
 import re

@@ -6,6 +6,8 @@ learns from them; a dataset on disk is one folder:
     records.parquet   GeoParquet, one row per `TileRecord`, geometry = centre point, EPSG:4326
     dataset.json      counts of kept and dropped tiles by reason, sources, licences
     images/...        the frames that `TileRecord.image_path` names
+
+Longer than the budget because the contract is read in one place.
 """
 
 import json

@@ -5,35 +5,35 @@ a prompt drawn for every sample and epoch, and both doors and single facts withh
 Everything random in a step comes from (seed, step).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ecomap.attention import use_biased_attention
-from ecomap.autoencoder import LATENT_CHANNELS, LATENT_FACTOR
+from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate import known_variables
-from ecomap.climate_encoder import WITHHELD_GROUPS, ClimateBatch, ClimateEncoder, climate_batch
+from ecomap.climate_encoder import WITHHELD_GROUPS, ClimateBatch, climate_batch
 from ecomap.dataset import Vae, cached_latents, gather, load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.flow import add_noise, sample_sigma, target_velocity
 from ecomap.loop import open_run, optimise, progress_bar
-from ecomap.model import EMPTY_PROMPT, Bundle, encode_condition, predict_velocity, save_bundle
+from ecomap.model import (
+    EMPTY_PROMPT,
+    Bundle,
+    encode_condition,
+    load_bundle,
+    predict_velocity,
+    save_bundle,
+)
 from ecomap.prompt import MASKS, draw_prompt
 from ecomap.schema import TileRecord, read_dataset, unique
-from ecomap.tokenizer import build_clip_tokenizer
-from ecomap.train_config import DropConfig, TrainConfig, TransformerConfig
-
-PATCH = 2
-"""Latent cells a side of an image token, as in SD3."""
+from ecomap.train_config import DropConfig, StartConfig, TrainConfig
 
 VALIDATION_LEVELS = 8
 """Equally spaced noise levels of the held-out loss (Esser et al., 2024, sec. 5.1)."""
@@ -46,96 +46,6 @@ class Samples:
     records: list[TileRecord]
     latents: np.ndarray
     climate: ClimateBatch
-
-
-def build_bundle(config: TransformerConfig, card: BundleCard, vae: Vae, shift: float) -> Bundle:
-    """Build an untrained bundle of SD3's kind.
-
-    Args:
-        config: Sizes.
-        card: What it will be.
-        vae: Its autoencoder.
-        shift: Resolution shift of its schedule.
-    """
-    width = config.num_heads * config.head_width
-    transformer = SD3Transformer2DModel(
-        sample_size=card.image_size_px // LATENT_FACTOR,
-        patch_size=PATCH,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.head_width,
-        joint_attention_dim=config.joint_attention_width,
-        caption_projection_dim=width,
-        pooled_projection_dim=2 * config.text_width,
-        pos_embed_max_size=config.max_latent_side // PATCH,
-        qk_norm="rms_norm",
-    )
-    initialise(transformer)
-    use_biased_attention(transformer)
-    tokenizers = (build_clip_tokenizer(), build_clip_tokenizer())
-    return Bundle(
-        path=Path(),
-        card=card,
-        transformer=transformer,
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
-        tokenizers=tokenizers,
-        text_encoders=(_text_encoder(config, tokenizers[0]), _text_encoder(config, tokenizers[1])),
-        climate_encoder=ClimateEncoder(
-            width=config.climate_width,
-            num_layers=config.climate_layers,
-            context_dim=config.joint_attention_width,
-            pooled_dim=2 * config.text_width,
-        ),
-    )
-
-
-def initialise(transformer: SD3Transformer2DModel) -> None:
-    """Start every block as the identity and the output at zero; the rest by Xavier's rule.
-
-    References:
-        Peebles & Xie (2023), Scalable Diffusion Models with Transformers (adaLN-Zero),
-        https://arxiv.org/abs/2212.09748
-    """
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    blocks = transformer.transformer_blocks
-    modulations = [block.norm1.linear for block in blocks]
-    modulations += [block.norm1_context.linear for block in blocks]
-    for linear in (*modulations, transformer.norm_out.linear, transformer.proj_out):
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
-    for linear in (
-        transformer.time_text_embed.timestep_embedder.linear_1,
-        transformer.time_text_embed.timestep_embedder.linear_2,
-    ):
-        nn.init.normal_(linear.weight, std=0.02)
-
-
-def _text_encoder(
-    config: TransformerConfig, tokenizer: CLIPTokenizer
-) -> CLIPTextModelWithProjection:
-    """A small CLIP text encoder for a tokenizer."""
-    return CLIPTextModelWithProjection._from_config(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.text_width,
-            intermediate_size=4 * config.text_width,
-            projection_dim=config.text_width,
-            num_hidden_layers=config.text_layers,
-            num_attention_heads=config.text_heads,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        attn_implementation="eager",  # faster than the fused kernel on a CPU at this length
-    )
 
 
 def draw_index(num_records: int, batch_size: int, seed: int, step: int) -> tuple[np.ndarray, int]:
@@ -157,6 +67,13 @@ def draw_doors(
     edges = torch.tensor(shares).cumsum(0) / sum(shares)
     case = torch.searchsorted(edges, torch.rand(num_samples, generator=generator))
     return (case == 0) | (case == 2), (case == 0) | (case == 1)
+
+
+def ramped_null_tokens(full: int, ramp: tuple[int, int], step: int) -> float:
+    """Number of zero tokens at a step: 1 before the ramp, geometric on it, all after it."""
+    first, last = ramp
+    progress = 1.0 if step >= last else max(0.0, (step - first) / (last - first))
+    return float(full**progress)
 
 
 def flow_loss(
@@ -194,7 +111,11 @@ def flow_loss(
         shift=config.shift,
     ).to(device)
     condition = encode_condition(
-        bundle, prompts, climate.to(device), has_tokens=has_tokens.to(device)
+        bundle,
+        prompts,
+        climate.to(device),
+        has_tokens=has_tokens.to(device),
+        null_tokens=ramped_null_tokens(bundle.card.t5_null_tokens, config.null_ramp, step),
     )
     velocity = predict_velocity(
         bundle.transformer, add_noise(clean, noise, sigma), sigma, condition
@@ -261,6 +182,8 @@ def train(
     card = make_card(config, training.records)
     bundle = build_bundle(config.transformer, card, vae, config.shift)
     modules = bundle.modules()
+    if config.start is not None:
+        take_weights(modules, config.start)
     for module in modules.values():
         module.to(device).train()
 
@@ -279,6 +202,28 @@ def train(
         bundle = replace(bundle, vae=load_vae(config.bundle_vae))
     save_bundle(bundle, output / "bundle")
     return output / "bundle"
+
+
+def take_weights(modules: Mapping[str, nn.Module], start: StartConfig) -> None:
+    """Copy the weights of some networks from a bundle.
+
+    Raises:
+        ConfigError: If a part is unknown or has another shape there.
+    """
+    given = load_bundle(start.bundle, device="cpu").modules()
+    for part in start.parts:
+        if part not in modules or part not in given:
+            raise ConfigError(
+                f"start.parts names {part!r}; choose from "
+                f"{', '.join(sorted(modules.keys() & given.keys()))}."
+            )
+        try:
+            modules[part].load_state_dict(given[part].state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{part} of {start.bundle} does not fit: {str(error).splitlines()[-1].strip()} "
+                "Leave it out of start.parts, or give the sizes of the bundle."
+            ) from None
 
 
 def load_samples(

@@ -95,6 +95,15 @@ class DropConfig(Config):
     """Probability of withholding each group of the tokens' facts from a sample."""
 
 
+class StartConfig(Config):
+    """Trained weights to start from."""
+
+    bundle: Path
+    """Bundle folder."""
+    parts: tuple[str, ...] = ("transformer", "text_encoder", "text_encoder_2", "climate_encoder")
+    """Networks that are taken from it; the others start untrained."""
+
+
 class TrainConfig(Config):
     """Training of a transformer with its text and climate encoders on cached latents."""
 
@@ -111,6 +120,8 @@ class TrainConfig(Config):
     """Name on the model card."""
     version: str = "0"
     transformer: TransformerConfig = TransformerConfig()
+    start: StartConfig | None = None
+    """Where to start from; by default everything starts untrained."""
     masks: str = "ecomap"
     """Prompt masks (`ecomap.prompt.MASKS`)."""
     drop: DropConfig = DropConfig()
@@ -118,6 +129,10 @@ class TrainConfig(Config):
     """How noise levels are drawn, with the mean and spread below for ``logit_normal``."""
     density_mean: float = 0.0
     density_std: float = 1.0
+    null_ramp: tuple[int, int] = (0, 0)
+    """Steps between which the number of zero tokens for the absent T5 grows from 1 to its full
+    number. All of them at once draw nearly all attention from an untrained model, which then takes
+    very long to notice its climate tokens."""
     shift: float = 1.0
     """Resolution shift, in training and in the bundle's sampling schedule."""
     batch_size: int = Field(default=64, gt=0)

@@ -305,3 +305,19 @@ def test_changed_climates_exist_somewhere_in_the_same_month():
         rain = normals.monthly["precipitation_mm_day"][month] / shot.record.precipitation_mm_day
         near = (normals.land > 0.9) & (abs(warmth) < 1) & (abs(rain - 1) < 0.1)
         assert near.sum() >= 10, shot.name
+
+
+def test_the_table_has_a_row_for_each_image(shown):
+    rows = re.findall(r"<tr>(<td.*?)</tr>", shown.page)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    record = shown.asked["records"][26]
+    assert len(cells) == 30
+    assert cells[26] == [
+        "Burkina Faso",
+        "July",
+        "precipitation x1.5",
+        f"{record.temperature_c:.3g}",
+        f"{record.precipitation_mm_day:.3g}",
+        f"{greenness(paint(record)):.3g}",
+        "0",
+    ]

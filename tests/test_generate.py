@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
 from ecomap.dataset import load_vae
 from ecomap.errors import RequestError, SchemaError
-from ecomap.generate import generate, generate_images
+from ecomap.generate import generate
 from ecomap.imagery import read_image
 from ecomap.model import load_bundle, save_bundle
 from ecomap.outputs import read_provenance
 from ecomap.request import place_record
+from ecomap.sample import generate_images
 from ecomap.schema import LandCover, TileRecord
-from ecomap.train import build_bundle
 from ecomap.train_config import TransformerConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
 

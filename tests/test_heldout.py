@@ -178,7 +178,7 @@ def test_floors_and_baselines_are_what_they_say(evaluated, dataset):
     # 220 and 60 are clipped to 190 and 64: near 30 levels off under snow, 4 elsewhere
     assert 18 < report["floors"]["autoencoder"]["psnr_db"] < 37
     analogue = report["baselines"]["nearest_analogue"]
-    assert analogue["snow"]["pearson"]["value"] > 0.9
+    assert analogue["snow"]["pearson"]["value"] > 0.7
     assert analogue["greenness"]["rmse"]["value"] > 0.005
     assert report["baselines"]["class_month_mean"]["num_without_class"] == 0
     assert report["floors"]["real_vs_real"]["num_images"] == 18
@@ -221,7 +221,7 @@ def test_the_model_is_asked_for_what_the_conditions_say(evaluated):
     assert {record.split for call in calls for record in call[0]} == {"test"}
     for own, other in zip(conditional[0], shuffled[0], strict=True):
         assert own.tile_id == other.tile_id
-        assert own.temperature_c_normals != other.temperature_c_normals
+        assert own.precipitation_mm_day_normals != other.precipitation_mm_day_normals
     for records, seeds, _ in (rain, heat):
         assert seeds[0] == seeds[1] == seeds[2] != seeds[3]
         assert records[0].tile_id == records[2].tile_id != records[3].tile_id
@@ -526,8 +526,8 @@ def test_slopes_are_taken_inside_strata():
         "slope": pytest.approx(2), "low": pytest.approx(2), "high": pytest.approx(2),
         "num": 6, "num_strata": 2, "num_blocks": 3,
     }  # fmt: skip
-    noisy = y + [3.0, 0, 0, 0, 0, 0]
-    # deviations of x: -1 0 1, -.5 .5; of noise 2 -1 -1: (4 + 1 - 3) / 2.5
+    noisy = y + np.array([3.0, 0, 0, 0, 0, 0])
+    # deviations of x: -1 0 1 and -.5 .5; of the noise: 2 -1 -1; products add up to -3
     found = heldout.slope_within(x, noisy, strata, blocks, replace(settings, num_draws=200))
     assert found["slope"] == pytest.approx(2 - 3 / 2.5)
     assert (found["low"], found["high"]) == (pytest.approx(0.5), pytest.approx(2))

@@ -17,7 +17,16 @@ MODULE_LINES = 300
 EXCEPTION_SENTENCE = "Longer than the budget because "
 
 # What data_prep may know of ecomap: the contract, and the arithmetic of frames and normals.
-SHARED_WITH_DATA_PREP = {"errors", "schema", "config", "normals", "indices", "imagery", "page", "prompt"}
+SHARED_WITH_DATA_PREP = {
+    "errors",
+    "schema",
+    "config",
+    "normals",
+    "indices",
+    "imagery",
+    "page",
+    "prompt",
+}
 
 # Modules that must answer without torch: requests are checked, and data made, before it loads.
 WITHOUT_TORCH = [
@@ -26,7 +35,8 @@ WITHOUT_TORCH = [
         f"ecomap.{name}"
         for name in (
             *("bundle_paths", "cli", "climate", "config", "errors", "imagery", "indices"),
-            *("normals", "outputs", "page", "prompt", "schema", "train_config", "versions"),
+            *("card", "normals", "outputs", "page", "prompt", "request", "schema", "train_config"),
+            *("versions",),
         )
     ),
 ]

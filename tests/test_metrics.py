@@ -249,6 +249,16 @@ def test_bootstrap_interval_leaves_undefined_draws_out() -> None:
     assert np.isnan(constant).all()
 
 
+def test_one_group_says_nothing_about_spread() -> None:
+    interval = metrics.bootstrap_interval([1, 2, 4], ["a"] * 3, lambda v: float(v.mean()))
+    assert np.isnan(interval).all()
+
+
+def test_slope_through_origin_by_hand() -> None:
+    assert metrics.slope_through_origin([1, 2, -1], [3, 2, 0]) == pytest.approx(7 / 6)
+    assert np.isnan(metrics.slope_through_origin([0, 0], [1, 2]))
+
+
 def test_every_value_needs_a_group() -> None:
     with pytest.raises(ValueError, match="2 groups for 3 values"):
         metrics.group_anomaly([1, 2, 3], ["a", "b"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate_encoder import climate_batch
 from ecomap.errors import BundleError
-from ecomap.generate import generate_images
 from ecomap.model import (
     EMPTY_PROMPT,
     encode_condition,
@@ -17,7 +17,7 @@ from ecomap.model import (
     save_bundle,
 )
 from ecomap.prompt import Prompt
-from ecomap.train import build_bundle
+from ecomap.sample import generate_images
 from ecomap.train_config import TransformerConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
 
@@ -153,6 +153,20 @@ def test_an_unknown_device_is_refused():
     with pytest.raises(BundleError, match="'tpu' is not available"):
         resolve_device("tpu")
     assert resolve_device("cpu").type == "cpu"
+
+
+def test_a_climate_encoder_of_another_version_is_refused(folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "old")
+    path = tmp_path / "old" / "climate_encoder" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["null"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(BundleError, match=r"1 weights, such as null, are missing"):
+        load_bundle(tmp_path / "old", device="cpu")
 
 
 def test_an_incomplete_bundle_is_refused(folder, tmp_path):

@@ -266,6 +266,19 @@ def test_flags_stay_on_the_record_and_drop_only_if_asked(tree: Path):
     assert "2017-04" not in records_of(tree.parent / "less")
 
 
+def test_the_climate_of_the_month_tells_cloud_from_snow(tree: Path):
+    for month, temperature in (("2017-04", 20.5), ("2017-05", -2.5)):
+        label = full_label(month, (temperature, 1, 1), cloud_coverage=0.0)
+        path = write_tile(tree, label, name=f"7_{month}")
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[:8, : 8 + (month == "2017-05")] = 200
+        Image.fromarray(pixels).save(path)
+    import_ecomapper(tree, tree.parent / "out")
+    records = records_of(tree.parent / "out")
+    assert records["2017-04"].flags == ("unlabelled_cloud",)
+    assert records["2017-05"].flags == ()
+
+
 def test_a_flag_that_does_not_exist_is_refused(tree: Path):
     with pytest.raises(SchemaError, match=r"\['blurred'\] do not exist. Choose among black"):
         import_ecomapper(tree, tree.parent / "out", drop_flags=["blurred"])

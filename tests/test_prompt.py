@@ -446,6 +446,19 @@ def test_a_prompt_is_read_back_into_what_the_record_says(record, choice):
     }
 
 
+def test_awkward_names_are_read_back_before_and_after_everything_they_can_meet():
+    choices = [
+        PromptChoice(date=date, climate=climate, words=words)
+        for date in get_args(prompt.DateChoice)
+        for climate, words in (("none", False), ("TP", False), ("TPR", True))
+    ]
+    for state, country in product([None, *AWKWARD_NAMES], AWKWARD_NAMES):
+        record = make_record(state=state, country=country)
+        for choice in choices:
+            told = prompt.write_prompt(record, choice).long
+            assert parse_prompt(told) == expected_fields(record, choice), told
+
+
 @settings(deadline=None)
 @given(record=records, name=st.sampled_from(sorted(MASKS)), epoch=st.integers(0, 9))
 def test_every_mask_gives_prompts_that_can_be_read(record, name, epoch):
