@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.splits import SplitConfig, assign_splits, leakage_report
-from ecomap.errors import DataError
+from ecomap.errors import DataError, RequestError
 from ecomap.imagery import read_image
 from ecomap.indices import snow_fraction
 from ecomap.normals import KM_PER_DEG, SOURCE, open_normals
@@ -82,6 +82,11 @@ def import_bluemarble(
         DataError: If a mosaic is missing, damaged, or of another size than the first.
     """
     config = config or BlueMarbleConfig()
+    if config.stride_px < 1 or not 0 <= config.min_land_frac <= 1:
+        raise RequestError(
+            f"stride_px is {config.stride_px} and min_land_frac {config.min_land_frac:g}; a stride "
+            "of at least 1 px and a fraction from 0 to 1 are needed."
+        )
     shape = _copy_mosaics(root, output / "images")
     voids = _read_voids(root / VOID_FILE)
     kept, dropped = _choose_windows(shape, voids, config, progress)

@@ -1,8 +1,9 @@
 """Train, validation and test sides by spatial block, and how far apart they really are.
 
-A block's side is decided by a hash of its position, so it never changes when a dataset grows. All
-months of a place are on one side. A tile that touches blocks of two sides, or lies nearer to
-a held-out tile than the buffer, is set aside as ``buffer``.
+A block's side is decided by a hash of its position, so it does not change when a dataset grows, as
+long as the size of the blocks is given or the largest tile stays the same. All months of a place
+are on one side. A tile that touches blocks of two sides, or lies nearer to a held-out tile than the
+buffer, is set aside as ``buffer``.
 """
 
 import hashlib
@@ -68,11 +69,15 @@ def assign_splits(
         RequestError: If the fractions or sizes make no sense.
     """
     config = config or SplitConfig()
-    if not 0 <= config.test_frac + config.val_frac < 1 or config.buffer_tiles < 1:
+    if min(config.test_frac, config.val_frac) < 0 or config.test_frac + config.val_frac >= 1:
         raise RequestError(
-            f"test_frac {config.test_frac:g} + val_frac {config.val_frac:g} must stay below 1 and "
-            f"buffer_tiles, {config.buffer_tiles:g}, must be at least 1."
+            f"test_frac {config.test_frac:g} + val_frac {config.val_frac:g} must stay below 1, and "
+            "neither may be negative."
         )
+    if config.buffer_tiles < 1:
+        raise RequestError(f"buffer_tiles is {config.buffer_tiles:g}; it must be at least 1.")
+    if config.block_deg is not None and not 0 < config.block_deg <= 180:
+        raise RequestError(f"block_deg is {config.block_deg:g}; it must lie in (0, 180].")
     places = _Places(records)
     sides = places.block_sides(config)
     for held_out in HELD_OUT:

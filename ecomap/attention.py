@@ -67,7 +67,7 @@ class BiasedJointAttention:
         num_image = hidden_states.shape[1]
         mask = None
         if key_bias is not None:
-            mask = F.pad(key_bias, (num_image, 0))[:, None, None].to(query.dtype)
+            mask = F.pad(key_bias, (num_image, 0))[:, None, None]
         joint = _attend(query, key, value, mask)
         joint = joint.transpose(1, 2).flatten(2).to(query.dtype)
         hidden_states, encoder_hidden_states = joint[:, :num_image], joint[:, num_image:]
@@ -85,11 +85,12 @@ def use_biased_attention(transformer: SD3Transformer2DModel) -> None:
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention ``(B, H, T, d)``, by the faster way for the device and size."""
     if query.device.type != "cpu" or query.shape[2] > EXPLICIT_MAX_TOKENS:
+        mask = None if mask is None else mask.to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     if mask is not None:
-        logits = logits + mask
-    return logits.float().softmax(dim=-1).to(value.dtype) @ value
+        logits = logits + mask.float()
+    return logits.softmax(dim=-1).to(value.dtype) @ value
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:

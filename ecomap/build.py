@@ -48,6 +48,7 @@ def build_bundle(config: TransformerConfig, card: BundleCard, vae: Vae, shift: f
     climate_encoder = ClimateEncoder(
         width=config.climate_width,
         num_layers=config.climate_layers,
+        num_heads=config.climate_heads,
         context_dim=config.joint_attention_width,
         pooled_dim=2 * config.text_width,
     )

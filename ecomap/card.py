@@ -38,6 +38,8 @@ class BundleCard(BaseModel):
     doors: tuple[Door, ...] = ("text",)
     trained_variables: tuple[str, ...] = tuple(CLIMATE)
     """Climate variables that its training data know; others have no effect."""
+    min_land_frac: float = Field(default=0.0, ge=0, le=1)
+    """Least fraction of land in the tiles that it was trained on."""
     t5_null_tokens: int = Field(default=256, ge=0)
     """Zero tokens that stand for an absent T5 encoder: the stock pipeline's sequence length."""
     imagery: str = ""
@@ -63,7 +65,7 @@ def read_card(folder: Path, *, name: str | None = None) -> BundleCard:
         return BundleCard(**json.loads(path.read_text()))
     except ValidationError as error:
         raise BundleError(f"{path}: {describe_validation(error, BundleCard)}") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise BundleError(f"{path} is damaged: {error}. Restore the bundle.") from None
 
 

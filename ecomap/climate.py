@@ -3,7 +3,8 @@
 Features of a month and a quantity come in three channels: climatology (the long-term mean of that
 calendar month), anomaly (value minus climatology) and cumulative anomaly (sum of the anomalies of
 the series up to that month). What is not known is marked so and never filled with a number. Where a
-dataset has long-term means only, its anomalies are unknown, not zero.
+dataset has long-term means only, its anomalies are unknown, not zero; where it has values only,
+they stand in for the climatology.
 """
 
 import re
@@ -69,14 +70,10 @@ def climate_features(record: TileRecord) -> ClimateFeatures:
     for index, name in enumerate(CLIMATE):
         normals = getattr(record, f"{name}_normals")
         series = _series(record, name)
-        if normals is not None:
-            climatology = _array(normals)[calendar]
-        elif record.climate_kind == "normal":
-            climatology = series
-        else:
-            climatology = np.full(SERIES_MONTHS, np.nan)
+        # Without normals the value itself is the best that is known of the place's climate.
+        climatology = series if normals is None else _array(normals)[calendar]
         values[:, index, 0] = transform(name, climatology)
-        if record.climate_kind == "observed":
+        if record.climate_kind == "observed" and normals is not None:
             anomaly = _stretch(name, series) - _stretch(name, climatology)
             values[:, index, 1] = anomaly / _ANOMALY_SCALE[name]
             total = np.cumsum(np.nan_to_num(anomaly)) / _ANOMALY_SCALE[name] / _CUMULATIVE_SCALE

@@ -450,17 +450,18 @@ def _sweep_sections(groups: Sequence[Sequence[Reading]]) -> list[Section]:
 
 def _sweep_section(heading: str, group: Sequence[Reading], figures: Sequence[Figure]) -> Section:
     """A place under a changed climate."""
-    tiles = [_tile(r, f"{r.shot.change}: {r.shot.climate}") for r in group]
+    tiles = [_tile(r, f"{r.shot.change}\n{r.shot.climate}") for r in group]
     return Section(heading=heading, figures=[*tiles, *figures])
 
 
 def _tile(reading: Reading, words: str) -> Figure:
     """A generated image with its climate and what was read off it."""
     shot = reading.shot
+    spoken = ", ".join([*words.splitlines(), reading.words])
     return Figure(
         png=reading.path,
         caption=f"{shot.month}, synthetic\n{words}\n{reading.words}",
-        alt=f"Synthetic image of {shot.place.name} in {shot.month}: {words}; {reading.words}",
+        alt=f"Synthetic image of {shot.place.name} in {shot.month}: {spoken}",
         is_tile=True,
     )
 

@@ -25,5 +25,9 @@ class BundleError(EcomapError, ValueError):
     """A model bundle is missing, incomplete, or does not fit the request."""
 
 
+class DivergenceError(EcomapError, ArithmeticError):
+    """Training has left the range of numbers."""
+
+
 class RequestError(EcomapError, ValueError):
     """A request to generate, score or plot asks for something impossible."""

@@ -123,6 +123,8 @@ def generate(
     text = prompt if told is None else prompt_of(told).long
     settings = {
         "bundle": {"name": loaded.name, "version": loaded.card.version},
+        "device": str(loaded.device),
+        "doors": list(loaded.card.doors),
         "versions": versions(),
         "steps": steps,
         "guidance": guidance,
@@ -160,13 +162,21 @@ def _requested(
     shown = record if isinstance(record, TileRecord) else read_record(record)
     if land_cover is not None:
         shown = shown.model_copy(update={"land_cover": parse_land_cover(land_cover)})
-    size = (card.image_size_px, card.image_size_px)
-    if (shown.height_px, shown.width_px) != size:
-        # Another size is another tile: the grid of the record no longer describes the image.
-        shown = shown.model_copy(
-            update={"height_px": size[0], "width_px": size[1], "crs": None, "transform": None}
-        )
+    shown = _as_made(shown, card)
     return apply_changes(shown, parse_changes(changes))
+
+
+def _as_made(record: TileRecord, card: BundleCard) -> TileRecord:
+    """A record of the image that will be made, without what is true of a real frame only."""
+    update: dict[str, Any] = dict.fromkeys(("image_path", "window_px", "snow_frac", "nodata_frac"))
+    update["flags"] = ()
+    side, metres = card.image_size_px, card.ground_sampling_distance_m
+    same_size = (record.height_px, record.width_px) == (side, side)
+    if not same_size or abs(record.ground_sampling_distance_m / metres - 1) > 0.01:
+        # Another size or scale is another tile: the record's grid does not describe the image.
+        update |= {"height_px": side, "width_px": side, "ground_sampling_distance_m": metres}
+        update |= {"crs": None, "transform": None}
+    return record.model_copy(update=update)
 
 
 def _notes(
@@ -180,10 +190,11 @@ def _notes(
                 f"--{variable.short} has no effect: {card.name} was trained without "
                 f"{variable.label.lower()}."
             )
-    if record is not None and (record.land_frac or 1) < 0.25:
+    land = None if record is None else record.land_frac
+    if land is not None and land < card.min_land_frac:
         notes.append(
-            f"Only {100 * (record.land_frac or 0):.0f} % of the tile is land; {card.name} was "
-            "trained on tiles with at least a quarter."
+            f"Only {land:.0%} of the tile is land; {card.name} was trained on tiles with at least "
+            f"{card.min_land_frac:.0%}."
         )
     return notes
 

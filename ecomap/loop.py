@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ecomap import checkpoint
 from ecomap.config import Config, dump_config
-from ecomap.errors import ConfigError
+from ecomap.errors import ConfigError, DivergenceError
 from ecomap.schema import write_json
 from ecomap.train_config import OptimConfig
 from ecomap.versions import versions
@@ -48,7 +48,7 @@ def open_run(folder: Path, config: Config) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and checkpoint.latest_checkpoint(folder / "checkpoints") is not None:
         previous = path.read_text()
         dump_config(config, folder / "config.new.yaml")
         same = previous == (folder / "config.new.yaml").read_text()
@@ -105,9 +105,9 @@ def optimise(
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
             if not torch.isfinite(norm):
-                raise FloatingPointError(
-                    f"The gradient at step {step} is {norm.item()}. Lower optim.learning_rate; the "
-                    f"last checkpoint in {folder} is sound."
+                raise DivergenceError(
+                    f"The gradient at step {step} is {norm.item()}. Start another --output with a "
+                    "lower optim.learning_rate."
                 )
             optimizer.step()
             ema.step(parameters)
@@ -150,9 +150,19 @@ def _resume(
 
 def _truncate_metrics(path: Path, step: int) -> None:
     """Drop lines of steps that will be done again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when the run was killed
+            continue
+        if content["step"] <= step:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
 
 
 def _append(path: Path, numbers: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ beside the stock parts lie ``climate_encoder/`` and the card. Here the parts bec
 Longer than the budget because a bundle's parts, loading, saving and conditions are one interface.
 """
 
+import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,9 @@ from ecomap.silent_t5 import build_silent_t5, is_silent
 from ecomap.solver import NUM_TRAIN_TIMESTEPS
 
 CLIMATE_ENCODER_FOLDER = "climate_encoder"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""A model hub's ``owner/name``; a folder of that name goes first."""
+
 EMPTY_PROMPT = Prompt(short="", long="")
 
 
@@ -104,15 +109,17 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
     Raises:
         BundleError: If there is no such bundle, or parts of it are missing.
     """
-    path = bundle_path(str(name_or_path))
-    is_local = path.is_dir()
+    name = str(name_or_path)
+    is_on_hub = HUB_ID.fullmatch(name) is not None and not Path(name).exists()
     try:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
-            path if is_local else str(name_or_path), local_files_only=is_local
-        )
+        folder = StableDiffusion3Pipeline.download(name) if is_on_hub else bundle_path(name)
+        path = Path(folder)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(path, local_files_only=True)
+    except BundleError:
+        raise
     except (OSError, ValueError) as error:
         raise BundleError(
-            f"Bundle {str(name_or_path)!r} cannot be loaded: {error}. Expected a folder in the "
+            f"Bundle {name!r} cannot be loaded: {error}. Expected a folder in the "
             "layout of StableDiffusion3Pipeline."
         ) from None
     encoder = None
@@ -122,7 +129,7 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
     no_t5 = pipeline.text_encoder_3 is None or is_silent(pipeline.text_encoder_3)
     bundle = Bundle(
         path=path,
-        card=read_card(path, name=str(name_or_path)),
+        card=read_card(path, name=name),
         transformer=pipeline.transformer,
         vae=pipeline.vae,
         scheduler=pipeline.scheduler,
@@ -162,16 +169,14 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
             it loads as float32. Text encoders stay in float32: transformers loads them as they
             are, and the stock pipeline would mix the two.
     """
-    modules = (bundle.transformer, bundle.vae)
-    before = [module.dtype for module in modules]
     tokenizer_3, text_encoder_3 = bundle.tokenizer_3, bundle.text_encoder_3
     if text_encoder_3 is None:
         width = int(bundle.transformer.config.joint_attention_dim)
         tokenizer_3, text_encoder_3 = build_silent_t5(width)
     pipeline = StableDiffusion3Pipeline(
-        transformer=bundle.transformer.to(dtype),
+        transformer=deepcopy(bundle.transformer).to(dtype),
         scheduler=bundle.scheduler,
-        vae=bundle.vae.to(dtype),
+        vae=deepcopy(bundle.vae).to(dtype),
         text_encoder=bundle.text_encoders[0],
         tokenizer=bundle.tokenizers[0],
         text_encoder_2=bundle.text_encoders[1],
@@ -183,8 +188,6 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
     if bundle.climate_encoder is not None:
         folder_of_encoder = folder / CLIMATE_ENCODER_FOLDER
         bundle.climate_encoder.save_pretrained(folder_of_encoder, safe_serialization=True)
-    for module, old in zip(modules, before, strict=True):
-        module.to(old)
     write_card(folder, bundle.card)
 
 

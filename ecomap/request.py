@@ -124,9 +124,9 @@ def read_record(path: Path) -> TileRecord:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object. Expected the fields of one record.")
-    fields = content.get("record") or content
+    fields = content["record"] if isinstance(content.get("record"), dict) else content
     return make_record({k: v for k, v in fields.items() if v is not None}, where=str(path))

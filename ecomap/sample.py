@@ -43,7 +43,7 @@ def generate_images(
     guidance: float = GUIDANCE,
     interval: tuple[float, float] = (0.0, 1.0),
     solver: SolverName = SOLVER,
-    doors: Sequence[Door] = DOORS,
+    doors: Sequence[Door] | None = None,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -58,7 +58,8 @@ def generate_images(
         guidance: Scale of classifier-free guidance; 1 is none.
         interval: Noise levels in which guidance acts.
         solver: Name of the sampler.
-        doors: Ways by which the condition enters; none of them is the unconditional model.
+        doors: Ways by which the condition enters, by default all that the bundle has; an empty
+            list is the unconditional model.
         batch_size: Images at a time. Results are the same for any, up to rounding.
         progress: Called with (done, total).
 
@@ -68,6 +69,7 @@ def generate_images(
     Raises:
         RequestError: If seeds and records do not pair up, or solver, steps or doors are unknown.
     """
+    doors = bundle.card.doors if doors is None else doors
     _check_request(records, seeds, prompts, solver, doors)
     told = [known_to(record, bundle.card) for record in records]
     texts = [prompt_of(r) if r else EMPTY_PROMPT for r in told]

@@ -72,7 +72,7 @@ def draw_doors(
 def ramped_null_tokens(full: int, ramp: tuple[int, int], step: int) -> float:
     """Number of zero tokens at a step: 1 before the ramp, geometric on it, all after it."""
     first, last = ramp
-    progress = 1.0 if step >= last else max(0.0, (step - first) / (last - first))
+    progress = 1.0 if step >= last else max(0.0, (step - first) / max(1, last - first))
     return float(full**progress)
 
 
@@ -175,9 +175,9 @@ def train(
     console = console or Console(stderr=True)
     if config.masks not in MASKS:
         raise ConfigError(f"masks is {config.masks!r}; choose one of {', '.join(MASKS)}.")
-    open_run(output, config)
-    vae = load_vae(config.vae)
+    vae, shipped_vae = load_vae(config.vae), load_vae(config.bundle_vae or config.vae)
     training, held_out = load_samples(config, vae, device, console)
+    open_run(output, config)
     torch.manual_seed(config.seed)
     card = make_card(config, training.records)
     bundle = build_bundle(config.transformer, card, vae, config.shift)
@@ -198,9 +198,7 @@ def train(
 
     ema = optimise(step_loss, modules, config.optim, output, validate=validate, console=console)
     ema.copy_to([p for m in modules.values() for p in m.parameters() if p.requires_grad])
-    if config.bundle_vae is not None:
-        bundle = replace(bundle, vae=load_vae(config.bundle_vae))
-    save_bundle(bundle, output / "bundle")
+    save_bundle(replace(bundle, vae=shipped_vae), output / "bundle")
     return output / "bundle"
 
 
@@ -267,8 +265,12 @@ def make_card(config: TrainConfig, records: Sequence[TileRecord]) -> BundleCard:
         doors=DOORS,
         trained_variables=known_variables(records),
         imagery=", ".join(unique(record.source for record in records)),
+        min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),
         license="Apache-2.0",
-        attribution=tuple(unique(record.attribution for record in records)),
+        attribution=(
+            *unique(record.attribution for record in records),
+            *unique(record.climate_source for record in records if record.climate_source),
+        ),
         training={
             "tiles": len(records),
             "places": len({record.place_id for record in records}),

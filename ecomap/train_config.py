@@ -1,9 +1,9 @@
 """Settings of the two trainings: every default with its meaning; YAML holds only what differs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecomap.config import Config
 
@@ -61,7 +61,7 @@ class AutoencoderTrainConfig(Config):
     """Weight of the distance to the teacher's latents."""
     bf16: bool = True
     """Whether the networks run under bfloat16 autocast."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     optim: OptimConfig = OptimConfig()
 
 
@@ -81,6 +81,18 @@ class TransformerConfig(Config):
     text_heads: int = 4
     climate_width: int = 192
     climate_layers: int = 2
+    climate_heads: int = 3
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        if self.joint_attention_width < 2 * self.text_width:
+            raise ValueError(
+                f"joint_attention_width {self.joint_attention_width} must be at least twice "
+                f"text_width {self.text_width}"
+            )
+        if self.text_width % self.text_heads or self.climate_width % self.climate_heads:
+            raise ValueError("text_width and climate_width must be multiples of their heads")
+        return self
 
 
 class DropConfig(Config):
@@ -140,5 +152,5 @@ class TrainConfig(Config):
     """Held-out frames whose loss is followed."""
     bf16: bool = True
     """Whether the networks run under bfloat16 autocast."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     optim: OptimConfig = OptimConfig()

@@ -236,7 +236,7 @@ def test_data_check_lists_a_damaged_frame_and_ends_with_1(dataset, tmp_path):
 def test_data_check_prints_tables_for_people(dataset):
     done = run("data", "check", dataset)
     assert done.exit_code == 0, done.stderr
-    assert "60 frames" in done.stdout
+    assert "60 frames of 60 places" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("source", ["ecomapper", "bluemarble"])

@@ -62,6 +62,12 @@ def test_anomalies_and_their_running_sum_are_observed_minus_normal():
     assert features.known[3, 0, 0]
 
 
+def test_without_normals_the_values_stand_in_and_anomalies_are_unknown():
+    features = climate_features(record(solar_radiation_mj_m2_day=22.0))
+    assert features.known[-1, 2].tolist() == [True, False, False]
+    assert features.values[-1, 2, 0] == pytest.approx(1.0)
+
+
 def test_precipitation_enters_by_its_logarithm():
     value = transform(P, np.array([0.0, np.e - 1]))
     assert value[1] - value[0] == pytest.approx(1 / 0.7)

@@ -1,6 +1,7 @@
 """Requests become records, and images become files that say how they were made."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def test_a_prompt_alone_is_enough(bundle, tmp_path):
 def test_what_the_bundle_never_saw_is_said(bundle, tmp_path):
     result = generate(lat=61, lon=25, month=4, solar="=12", steps=2, bundle=bundle, output=tmp_path)
     assert any("--solar has no effect" in note for note in result.notes)
+
+
+def test_a_tile_of_sea_is_said_to_be_one(bundle, tmp_path):
+    dry = replace(bundle, card=bundle.card.model_copy(update={"min_land_frac": 0.25}))
+    result = generate(lat=0, lon=-140, month=4, steps=2, bundle=dry, output=tmp_path)
+    assert result.notes == [
+        "Only 0% of the tile is land; made was trained on tiles with at least 25%."
+    ]
+
+
+def test_a_bundle_without_a_climate_encoder_uses_its_text_door(bundle, tmp_path):
+    card = bundle.card.model_copy(update={"doors": ("text",)})
+    bare = replace(bundle, climate_encoder=None, card=card)
+    assert generate(lat=61, lon=25, month=4, steps=2, bundle=bare, output=tmp_path).images
 
 
 @pytest.mark.parametrize(

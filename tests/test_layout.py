@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -109,10 +110,11 @@ def test_architecture_names_every_module_once_and_nothing_else():
     assert set(layers()) == modules
 
 
-@pytest.mark.parametrize("path", module_paths("ecomap"), ids=name_of)
+# __init__ is left out: it names the verbs of all layers, and imports each when it is first used.
+@pytest.mark.parametrize(
+    "path", [path for path in module_paths("ecomap") if path.stem != "__init__"], ids=name_of
+)
 def test_ecomap_imports_only_from_lower_layers(path):
-    if path.stem == "__init__":
-        pytest.skip("it only names the verbs, and imports each when it is first used")
     own = layers()[path.stem]
     for name in imports_of(path.read_text(), "ecomap"):
         package, _, module = name.partition(".")
@@ -176,7 +178,8 @@ def test_a_module_keeps_its_size_or_says_why_not(path):
     docstring = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
     assert docstring, f"{path.name} says nothing about itself"
     if EXCEPTION_SENTENCE not in docstring:
-        assert len(source.splitlines()) <= MODULE_LINES
+        lines = len(source.splitlines())
+        assert lines <= MODULE_LINES, f"{path.name} has {lines} lines; split it, or say why not"
 
 
 def test_public_names_resolve_and_each_is_listed_once():
@@ -186,11 +189,9 @@ def test_public_names_resolve_and_each_is_listed_once():
 
 
 def test_a_verb_stays_a_function_when_its_module_is_imported():
-    code = (
-        "import ecomap, ecomap.demo; from ecomap.demo import demo; "
-        "assert ecomap.demo is demo and callable(ecomap.demo)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    module = import_module("ecomap.demo")
+    ecomap.demo = module  # what the import system does, once, whenever that import comes first
+    assert ecomap.demo is module.demo
 
 
 def test_an_unknown_public_name_is_an_attribute_error():

@@ -100,6 +100,10 @@ def test_a_tile_over_two_sides_is_set_aside():
 def test_impossible_settings_are_refused(world):
     with pytest.raises(RequestError, match="must stay below 1"):
         assign_splits(world[:1], SplitConfig(test_frac=0.6, val_frac=0.5))
+    with pytest.raises(RequestError, match="block_deg is -5"):
+        assign_splits(world[:1], SplitConfig(block_deg=-5))
+    with pytest.raises(RequestError, match="neither may be negative"):
+        assign_splits(world[:1], SplitConfig(test_frac=-0.1))
     with pytest.raises(RequestError, match="at least 1"):
         assign_splits(world[:1], SplitConfig(buffer_tiles=0.5))
 
