@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): about 6.5 GB with CUDA's libraries, a few minutes the first time."
+	@echo "Installing into $(VENV): about 7 GB with CUDA's libraries, a few minutes the first time."
 	@start=$$(date +%s); \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
 	    --constraint constraints.txt --editable '.[dev]' && \

@@ -4,9 +4,8 @@ Everything generated stands beside what it must beat (the nearest climate analog
 data, the mean of the class and month, the same model under another place's climate or under none)
 and beside what it cannot beat (the autoencoder's reconstruction, real against real).
 
-The evaluation is one story told once, which is why this module is longer than others: the sample,
-the images (kept on disk, so that an interrupted run goes on), the indices, the scores, the response
-to climate, the report.
+Longer than the budget because the evaluation is one story told once: the sample, the images (kept
+on disk, so that an interrupted run goes on), the indices, the scores, the response, the report.
 """
 
 import hashlib

@@ -7,6 +7,7 @@ beside the stock parts lie ``climate_encoder/`` and the card. Here the parts bec
 Longer than the budget because a bundle's parts, loading, saving and conditions are one interface.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -35,6 +36,7 @@ from ecomap.card import BundleCard, read_card, write_card
 from ecomap.climate_encoder import ClimateBatch, ClimateEncoder
 from ecomap.errors import BundleError
 from ecomap.prompt import Prompt
+from ecomap.schema import write_json
 from ecomap.silent_t5 import build_silent_t5, is_silent
 from ecomap.solver import NUM_TRAIN_TIMESTEPS
 
@@ -188,6 +190,10 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
     if bundle.climate_encoder is not None:
         folder_of_encoder = folder / CLIMATE_ENCODER_FOLDER
         bundle.climate_encoder.save_pretrained(folder_of_encoder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):
+        # Where a part came from is a path of the machine that trained it.
+        config = json.loads(path.read_text())
+        write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
     write_card(folder, bundle.card)
 
 

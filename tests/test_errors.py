@@ -3,7 +3,7 @@
 import pytest
 
 from ecomap import errors
-from ecomap.errors import EcomapError
+from ecomap.errors import DivergenceError, EcomapError
 
 ALL = [
     value
@@ -18,8 +18,17 @@ def test_the_tree_has_the_errors_that_the_parts_raise():
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_error_is_also_a_value_error_and_says_when_it_is_raised(kind):
-    assert issubclass(kind, ValueError)
+def test_every_error_is_caught_by_the_base_and_says_when_it_is_raised(kind):
     assert kind.__doc__
     with pytest.raises(EcomapError, match="month is 13"):
         raise kind("month is 13")
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL) - {DivergenceError}, key=str))
+def test_bad_input_is_a_value_error_too(kind):
+    assert issubclass(kind, ValueError)
+
+
+def test_a_diverged_training_is_an_arithmetic_error_and_not_bad_input():
+    assert issubclass(DivergenceError, ArithmeticError)
+    assert not issubclass(DivergenceError, ValueError)

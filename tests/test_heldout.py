@@ -15,10 +15,16 @@ from PIL import Image
 
 from ecomap import heldout
 from ecomap.autoencoder import build_autoencoder
-from ecomap.card import BundleCard
+from ecomap.build import build_bundle
+from ecomap.card import DOORS, BundleCard
+from ecomap.dataset import load_vae
 from ecomap.errors import DataError, RequestError
 from ecomap.latents import decode, encode, to_image, to_pixels
+from ecomap.model import load_bundle, save_bundle
+from ecomap.sample import generate_images
 from ecomap.schema import LandCover, TileRecord, write_dataset
+from ecomap.train_config import TransformerConfig
+from tests.fakes import write_vae
 
 HEIGHT_PX, WIDTH_PX = 16, 40
 MONTHS = (2, 5, 9)
@@ -54,12 +60,12 @@ def make_place(location_id="a", months=range(1, 13), **fields) -> heldout.Place:
     return {month: make_tile(location_id, month, **fields) for month in months}
 
 
-def picture(temperature: float, precipitation: float, seed: int) -> np.ndarray:
+def picture(temperature: float, precipitation: float, seed: int, width_px=WIDTH_PX) -> np.ndarray:
     """The law: 5 % less snow a degree, 10 levels more green a millimetre, rough by the seed."""
-    image = np.full((HEIGHT_PX, WIDTH_PX, 3), 60.0)
+    image = np.full((HEIGHT_PX, width_px, 3), 60.0)
     image[..., 1] += 10 * precipitation
-    image[:, : round(WIDTH_PX * np.clip(0.5 - 0.05 * temperature, 0, 1))] = 220
-    rough = np.random.default_rng(seed).uniform(-3, 3, (HEIGHT_PX, WIDTH_PX, 1))
+    image[:, : round(width_px * np.clip(0.5 - 0.05 * temperature, 0, 1))] = 220
+    rough = np.random.default_rng(seed).uniform(-3, 3, (HEIGHT_PX, width_px, 1))
     return (image + rough).round().astype(np.uint8)
 
 
@@ -80,34 +86,38 @@ class Painter:
         return np.stack(images)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    """22 places of 12 months: 14 for testing, the warmer the farther east; few are dry."""
-    folder, records = tmp_path_factory.mktemp("made-up"), []
+def write_world(folder: Path, *, width_px: int = WIDTH_PX) -> Path:
+    """22 places of 12 months: 15 for testing (one is sea), 6 for training, 1 between."""
     splits = ["test"] * 14 + ["train"] * 6 + ["buffer", "test"]
     covers = [LandCover.GRASSLANDS, LandCover.MIXED_FORESTS]
+    swing = np.cos(2 * np.pi * (np.arange(12) - 6) / 12)
+    records = []
+    (folder / "images").mkdir()
     for index, split in enumerate(splits):
-        warmth = 4.0 * (index % 5) - 4
-        rain = 0.5 + (index * 7 % 11) * 0.4
-        swing = np.cos(2 * np.pi * (np.arange(12) - 6) / 12)
-        for record in make_place(
+        place = make_place(
             f"p{index:02d}",
             lat=-60.0 + 8 * (index % 14),
             lon=-170.0 + 15 * index,
             split=split,
             land_cover=covers[index % 2],
             land_frac=0.2 if index == 21 else 1.0,
-            temperature=(warmth + 8 * swing).round(3).tolist(),
-            precipitation=(rain * (1 + 0.6 * swing)).round(3).tolist(),
-        ).values():
+            width_px=width_px,
+            temperature=(4.0 * (index % 5) - 4 + 8 * swing).round(3).tolist(),
+            precipitation=((0.5 + (index * 7 % 11) * 0.4) * (1 + 0.6 * swing)).round(3).tolist(),
+        )
+        for record in place.values():
             path = f"images/{record.location_id}-{record.month}.png"
-            record = record.model_copy(update={"image_path": path})
-            (folder / "images").mkdir(exist_ok=True)
             climate = (record.temperature_c, record.precipitation_mm_day)
-            Image.fromarray(picture(*climate, seed=1000 + index)).save(folder / path)
-            records.append(record)
+            image = picture(*climate, seed=1000 + index, width_px=width_px)
+            Image.fromarray(image).save(folder / path)
+            records.append(record.model_copy(update={"image_path": path}))
     write_dataset(folder, records)
     return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_world(tmp_path_factory.mktemp("made-up"))
 
 
 @pytest.fixture
@@ -628,3 +638,35 @@ def test_the_autoencoder_floor_is_the_bundles_autoencoder():
         expected = to_image(decode(vae, encode(vae, pixels))).numpy()
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_a_bundle_is_scored_by_its_own_generator_and_autoencoder(tmp_path):
+    torch.manual_seed(0)
+    card = BundleCard(
+        name="untrained", image_size_px=HEIGHT_PX, doors=DOORS, grid="geographic",
+        trained_variables=("temperature_c", "precipitation_mm_day"),
+    )  # fmt: skip
+    config = TransformerConfig(
+        num_layers=1, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
+        text_width=16, text_heads=2, climate_width=24, climate_layers=1,
+    )  # fmt: skip
+    made = build_bundle(config, card, load_vae(write_vae(tmp_path / "vae")), 1.0)
+    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.2)
+    save_bundle(made, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle", device="cpu")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    report = heldout.evaluate_heldout(
+        bundle, write_world(folder, width_px=HEIGHT_PX), tmp_path / "out",
+        num_places=2, num_cases=2, months=(2, 9), steps=2, guidance=1.5, num_draws=5,
+        spaces=("colour_texture",),
+    )  # fmt: skip
+    assert report["bundle"]["name"] == "untrained"
+    assert report["floors"]["autoencoder"]["psnr_db"] > 0
+    (kept,) = (tmp_path / "out" / "images").glob("conditional-*.npz")
+    places, _ = heldout.usable_places(heldout.read_dataset(folder), (2, 9))
+    chosen = heldout.spread_places(places["test"], 2)
+    records = [place[month] for place in chosen for month in (2, 9)]
+    expected = generate_images(bundle, records, seeds=[0, 0, 1, 1], steps=2, guidance=1.5)
+    with np.load(kept) as content:
+        assert np.abs(content["images"].astype(int) - expected).max() <= 1
