@@ -7,6 +7,7 @@ on a 0.5 degree cell grid, read by `ecomap.normals`.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -102,7 +103,7 @@ def _dataset(
     """CF dataset of the four fields."""
     monthly, fixed = ("month", "lat", "lon"), ("lat", "lon")
     climate = {"temperature_c": temperature, "precipitation_mm_day": precipitation}
-    variables = {
+    variables: dict[str, Any] = {
         name: (
             monthly,
             values.astype(np.float32),

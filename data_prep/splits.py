@@ -169,7 +169,7 @@ class _Places:
                 np.maximum(extent[others], extent[one]),
             )
             gaps.append((distance - mean) / larger)
-        return np.maximum(*gaps)
+        return np.asarray(np.maximum(gaps[0], gaps[1]))
 
     def nearest(self, side: np.ndarray, held_out: np.ndarray) -> dict[str, float] | None:
         """Smallest gap and distances between two sides; ``None`` where one is empty."""

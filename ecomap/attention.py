@@ -90,9 +90,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     if mask is not None:
         logits = logits + mask.float()
-    return logits.softmax(dim=-1).to(value.dtype) @ value
+    joint: Tensor = logits.softmax(dim=-1).to(value.dtype) @ value
+    return joint
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
     """``(B, T, H * d)`` -> ``(B, H, T, d)``."""
-    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, width = tensor.shape
+    return tensor.view(batch, length, heads, width // heads).transpose(1, 2)

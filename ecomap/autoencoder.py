@@ -69,9 +69,11 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels ``(B, 3, H, W)`` in [-1, 1] -> scaled latents ``(B, 16, H/8, W/8)``."""
-        return self.network.encode(pixels).latents
+        latents: Tensor = self.network.encode(pixels).latents
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, 16, h, w)`` -> pixels ``(B, 3, 8h, 8w)`` clamped to [-1, 1]."""
-        return self.network.decode(latents).sample.clamp(-1, 1)
+        pixels: Tensor = self.network.decode(latents).sample
+        return pixels.clamp(-1, 1)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ecomap.imagery import FrameReader
 from ecomap.latents import encode, to_pixels
 from ecomap.schema import TileRecord, write_json
 
-Vae = AutoencoderKL | AutoencoderTiny
+Vae: TypeAlias = "AutoencoderKL | AutoencoderTiny"
 
 
 def load_vae(folder: Path) -> Vae:

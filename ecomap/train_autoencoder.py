@@ -184,7 +184,7 @@ def train(
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
     vae = vae.to(device, memory_format=torch.channels_last)
-    teacher = Teacher(config.teacher).to(device, memory_format=torch.channels_last)
+    teacher = Teacher(config.teacher).to(device).to(memory_format=torch.channels_last)
     sources = open_frames(config.datasets, "train")
     held_out = validation_pixels(open_frames(config.datasets, "val"), 32, config.image_size_px)
 
