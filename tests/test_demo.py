@@ -236,14 +236,17 @@ def test_captions_give_month_climate_and_readings(shown):
         f"greenness\u00a0{greenness(paint(record)):.3f}, snow\u00a050%"
     )
     assert f"<figcaption>{caption}</figcaption>" in shown.page
+    spoken = caption.removeprefix("January, synthetic\n").replace("\n", ", ")
+    assert f'alt="Synthetic image of Central Siberia in January: {spoken}"' in shown.page
 
 
 def test_contact_sheets_hold_seasons_and_changes(shown):
     with Image.open(shown.folder / "seasons_synth.png") as seasons:
         assert seasons.width == 4 * 256 + 5 * 16
         assert seasons.info["Synthetic"] == "true"
-        first = np.asarray(seasons)[200, 40].tolist()
-    assert first == paint(shown.asked["records"][0])[64, 10].tolist() or seasons.height > 6 * 256
+        first = np.asarray(seasons)[50:306, 16:272]  # under one line of title
+    large = paint(shown.asked["records"][0]).repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(first, large)
     with Image.open(shown.folder / "changes_synth.png") as changes:
         assert changes.width == 3 * 256 + 4 * 16
 

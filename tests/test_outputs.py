@@ -60,6 +60,7 @@ def marks_of_xmp(packet: str) -> tuple[str | None, str]:
     return description.get(SOURCE_TYPE), "".join(description.find(WORDS).itertext())
 
 
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 WRITERS = [(outputs.write_png, ".png"), (outputs.write_geotiff, ".tif")]
 writers = pytest.mark.parametrize(("write", "suffix"), WRITERS)
 
@@ -79,7 +80,7 @@ def test_a_png_gives_pixels_and_marks_back(tmp_path):
     assert text["Description"] == outputs.SYNTHETIC_STATEMENT
     assert text["Software"] == "ecomap 1.2.3"
     packet = text["xmp"].decode()
-    assert marks_of_xmp(packet) == (outputs.DIGITAL_SOURCE_TYPE, outputs.SYNTHETIC_STATEMENT)
+    assert marks_of_xmp(packet) == (TRAINED, outputs.SYNTHETIC_STATEMENT)
 
 
 def test_a_geotiff_gives_pixels_place_and_marks_back(tmp_path):
@@ -110,7 +111,7 @@ def test_a_geotiff_gives_pixels_place_and_marks_back(tmp_path):
         "ECOMAP_LAT": "45.4",
         "ECOMAP_LON": "12.63",
     }
-    assert marks_of_xmp(packet) == (outputs.DIGITAL_SOURCE_TYPE, outputs.SYNTHETIC_STATEMENT)
+    assert marks_of_xmp(packet) == (TRAINED, outputs.SYNTHETIC_STATEMENT)
 
 
 def test_a_projected_and_rotated_place_is_kept(tmp_path):
