@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder
+from ecomap.dataset import load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_pixels
@@ -160,6 +161,18 @@ def _check_config(config: AutoencoderTrainConfig) -> None:
         )
 
 
+def _start_weights(config: AutoencoderTrainConfig) -> dict[str, Tensor]:
+    """Weights of the autoencoder that training starts from."""
+    given = load_vae(config.start or Path())
+    if tuple(given.config.block_out_channels) != config.channels:
+        raise ConfigError(
+            f"start {config.start} has widths {tuple(given.config.block_out_channels)}, not "
+            f"{config.channels}; give its widths as channels."
+        )
+    weights: dict[str, Tensor] = given.state_dict()
+    return weights
+
+
 def train(
     config: AutoencoderTrainConfig,
     output: Path,
@@ -183,6 +196,8 @@ def train(
     open_run(output, config)
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
+    if config.start is not None:
+        vae.load_state_dict(_start_weights(config))
     vae = vae.to(device, memory_format=torch.channels_last)
     teacher = Teacher(config.teacher).to(device).to(memory_format=torch.channels_last)
     sources = open_frames(config.datasets, "train")

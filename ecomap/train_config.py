@@ -45,6 +45,8 @@ class AutoencoderTrainConfig(Config):
     """Share of each dataset in a batch, in their order."""
     teacher: Path
     """Folder of TAESD3 in diffusers layout."""
+    start: Path | None = None
+    """Trained autoencoder of the same widths to start from; by default it starts untrained."""
     channels: tuple[int, ...] = (24, 48, 96, 128)
     """Width of each of the four resolutions; multiples of 8."""
     image_size_px: int = 128

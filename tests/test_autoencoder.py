@@ -114,6 +114,20 @@ def test_reconstruction_improves_and_latents_approach_the_teacher(world, tmp_pat
     assert distance[1] < 0.5 * distance[0]
 
 
+def test_training_starts_from_a_trained_autoencoder_of_the_same_widths(world, tmp_path):
+    first = train(config(world, steps=2), tmp_path / "first", console=QUIET)
+    optim = {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0}
+    second = train(
+        config(world, start=first, seed=3, optim=optim), tmp_path / "second", console=QUIET
+    )
+    name = "diffusion_pytorch_model.safetensors"
+    before, after = load_file(first / name), load_file(second / name)
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, atol=1e-6, rtol=0)
+    with pytest.raises(ConfigError, match=r"has widths \(8, 8, 8, 8\), not \(8, 8, 8, 16\)"):
+        train(config(world, start=first, channels=(8, 8, 8, 16)), tmp_path / "third", console=QUIET)
+
+
 def test_psnr_is_that_of_the_levels(world, monkeypatch):
     pixels = torch.zeros(1, 3, 8, 8)
     monkeypatch.setattr(training, "encode", lambda vae, x: x)
