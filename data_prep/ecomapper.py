@@ -313,7 +313,8 @@ def _add_rows(
     failures: list[Failure],
 ) -> None:
     """Enter the rows of a CSV file for frames that have no JSON. Other tables are passed over."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
+    # Strange bytes must not stop a scan: the table may be another program's and be passed over.
+    with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file, restval="")
         columns = set(reader.fieldnames or ())
         missing = [name for name in CSV_COLUMNS if name not in columns]

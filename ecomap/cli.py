@@ -330,7 +330,11 @@ def _finish(result: Any, as_json: bool, *, text: str | None = None) -> None:
     elif hasattr(result, "render"):
         from rich.console import Console
 
-        Console(highlight=False, markup=False).print(result.render())
+        rendered = result.render()
+        if isinstance(rendered, str):  # paths must stay whole where the terminal is narrow
+            typer.echo(rendered)
+        else:
+            Console(highlight=False, markup=False).print(rendered)
     else:
         import yaml
 

@@ -21,6 +21,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -29,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     T5EncoderModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from ecomap.attention import ABSENT, repeat_bias, use_biased_attention
 from ecomap.bundle_paths import bundle_path
@@ -111,6 +113,8 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
     Raises:
         BundleError: If there is no such bundle, or parts of it are missing.
     """
+    for package in (diffusers_logging, transformers_logging):
+        package.disable_progress_bar()
     name = str(name_or_path)
     is_on_hub = HUB_ID.fullmatch(name) is not None and not Path(name).exists()
     try:

@@ -367,7 +367,9 @@ def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
     elif first["type"] == "missing":
         text = f"{field} is missing; every record needs it."
     else:
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        if first["type"] == "string_pattern_mismatch":
+            reason = "expected YYYY-MM with a month from 01 to 12"
         value = "" if first["type"] == "value_error" else f" is {first['input']!r}"
         text = f"{field}{value}: {reason}" if field else reason
     more = error.error_count() - 1

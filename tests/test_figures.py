@@ -94,6 +94,7 @@ def test_places_share_an_axis_of_greenness_that_hides_no_value(drawn, greenness,
         ({"greenness": [0.3]}, "greenness has 1 values. Expected 3, one for each image"),
         ({"snow_frac": [0.3]}, "snow_frac has 1 values. Expected 3, one for each image"),
         ({"months": [1, 4, 13]}, r"Months \[1, 4, 13\] are not all calendar months"),
+        ({"months": [0, 4, 10]}, r"Months \[0, 4, 10\] are not all calendar months"),
     ],
 )
 def test_climate_response_refuses_values_without_a_place(change, message):
@@ -211,6 +212,18 @@ def test_a_sheet_repeats_pixels_in_rows_from_the_left():
     for seed, (top, left) in enumerate([(GAP, GAP), (GAP, 2 * GAP + 390), (below, GAP)]):
         np.testing.assert_array_equal(sheet[top : top + 300, left : left + 390], large(seed))
     assert (sheet[below:, 2 * GAP + 390 :] == 255).all()
+
+
+def test_a_picture_is_enlarged_no_more_than_it_must():
+    sheet = figures.draw_sheet([make_picture(0, 130, 128)], [(LABEL, "")], columns=1)
+    assert sheet.width == 2 * 128 + 2 * GAP
+
+
+def test_the_title_stands_above_the_pictures():
+    titled, plain = sheet_of(1, 1, title="Title"), sheet_of(1, 1)
+    added = len(titled) - len(plain)
+    assert (titled[: GAP + added] < 128).any()
+    np.testing.assert_array_equal(titled[GAP + added :], plain[GAP:])
 
 
 def test_a_large_picture_keeps_its_size():

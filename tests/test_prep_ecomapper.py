@@ -477,6 +477,12 @@ def test_a_csv_without_a_column_is_an_error_and_another_table_is_not(tmp_path: P
         import_ecomapper(tmp_path / "tree", tmp_path / "out")
 
 
+def test_a_table_in_another_encoding_is_passed_over(tmp_path: Path):
+    (tmp_path / "prices.csv").write_bytes("id,caf\u00e9\n1,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"(?i)no .*tile|no .*frame"):
+        import_ecomapper(tmp_path, tmp_path.parent / "passed_over")
+
+
 @pytest.mark.shared
 def test_two_real_places_of_different_generations(shared_data: Path, tmp_path: Path):
     for batch, place in (("2017-2018", "1"), ("Test-Batch", "4024")):
