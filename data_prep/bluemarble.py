@@ -231,7 +231,7 @@ def _records(place: dict[str, Any], shape: tuple[int, int]) -> list[TileRecord]:
 
 
 def _measure(records: list[TileRecord], output: Path) -> list[TileRecord]:
-    """Add the snow fraction of every frame, reading each mosaic once."""
+    """Add snow and black fractions of every frame, reading each mosaic once."""
     measured: dict[str, TileRecord] = {}
     for month in MONTHS:
         mosaic = read_image(output / "images" / f"{month}.jpg")
@@ -239,6 +239,10 @@ def _measure(records: list[TileRecord], output: Path) -> list[TileRecord]:
             if record.month == month and record.window_px is not None:
                 column, row, width, height = record.window_px
                 frame = mosaic[row : row + height, column : column + width]
-                update = {"snow_frac": round(snow_fraction(frame), 4), "nodata_frac": 0.0}
+                black = float((frame.max(axis=-1) == 0).mean())
+                update = {
+                    "snow_frac": round(snow_fraction(frame), 4),
+                    "nodata_frac": round(black, 4),
+                }
                 measured[record.tile_id] = record.model_copy(update=update)
     return [measured[record.tile_id] for record in records]

@@ -201,7 +201,7 @@ def train(
     with redirect_stdout(sys.stderr):
         from ecomap.model import resolve_device
 
-        result = import_module(module).train(settings, folder, device=resolve_device(device).type)
+        result = import_module(module).train(settings, folder, device=str(resolve_device(device)))
     _finish({"task": task, "run": str(folder), "result": str(result)}, as_json)
 
 

@@ -33,6 +33,10 @@ _ANOMALY_SCALE: dict[str, float] = {
 }
 """Typical anomaly of a month, in the transformed unit."""
 
+MAX_FACTOR = 5.0
+"""Largest factor that an absolute value becomes. In a nearly rainless month any rain would be
+a huge one and would drown the other months; beyond this the value becomes an offset."""
+
 _CUMULATIVE_SCALE = 4.0
 """A year of anomalies is about this many times a month's."""
 
@@ -170,7 +174,7 @@ def _relative(change: Change, today: float, variable: ClimateVariable) -> tuple[
         return change.value, 1.0
     if change.kind == "factor":
         return 0.0, change.value
-    if variable.is_ratio and today > 0:
+    if variable.is_ratio and change.value <= MAX_FACTOR * today and today > 0:
         return 0.0, change.value / today
     return change.value - today, 1.0
 

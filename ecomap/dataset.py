@@ -41,6 +41,7 @@ def load_vae(folder: Path) -> Vae:
 def cache_key(vae: Vae, records: Sequence[TileRecord], folder: Path) -> str:
     """Hash of everything that decides the latents: weights, frames, and which part of them."""
     digest = hashlib.sha256()
+    digest.update(f"{vae.config.shift_factor}:{vae.config.scaling_factor}".encode())
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().cpu().numpy().tobytes())

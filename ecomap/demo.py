@@ -92,12 +92,6 @@ SWEEPS = (
 """A dry place in its rainy season, and a cold one in the month in which its snow comes. The changed
 climates exist elsewhere on Earth in the same month, so the model is not asked for the unseen."""
 
-BLUE_MARBLE = """
-The model learnt from NASA's Blue Marble Next Generation: cloud-free monthly composites of MODIS
-images of 2004, 1/15 degree (7.4 km from north to south) to a pixel. That is not Sentinel-2: fields,
-villages and roads are far below a pixel."""
-"""What imagery of the source ``bluemarble`` is."""
-
 MEANING = """
 Greenness is the mean green chromatic coordinate G/(R+G+B) of all pixels of an image, water and snow
 among them. It is read off 8-bit display values, not off reflectance: it compares images of this
@@ -377,14 +371,14 @@ def _write_page(path: Path, readings: Sequence[Reading], card: BundleCard, seed:
     side_km = card.image_size_px * card.ground_sampling_distance_m / 1000
     intro = (
         f"Each picture of land on this page carries the words: {SYNTHETIC_STATEMENT} The curves of "
-        f"temperature and precipitation are observed ({SOURCE}).\n\n{_imagery(card)} A picture "
-        f"shows {side_km:,.0f} km from north to south."
+        f"temperature and precipitation are observed ({SOURCE}). A picture shows {side_km:,.0f} km "
+        f"from north to south.\n\n{_imagery(card)}"
     )
     sections = [
         *(_place_section(group) for group in _seasons(readings)),
         *_sweep_sections(_sweeps(readings)),
         Section(heading="What the numbers mean", text=MEANING),
-        Section(heading="How far to trust this", text=TRUST),
+        Section(heading="How far to trust this", text=f"{TRUST}\n\n{card.limits}"),
         Section(heading="All numbers", tables=[_table(readings)]),
     ]
     made = f"Made with the bundle {card.name}, version {card.version}, from seed {seed}."
@@ -486,18 +480,13 @@ def _table(readings: Sequence[Reading]) -> Table:
 
 
 def _imagery(card: BundleCard) -> str:
-    """What the training images are: in our words where we know them, else in the card's."""
-    if card.imagery == "bluemarble":
-        return BLUE_MARBLE
-    return card.imagery or "The bundle does not say what images its model learnt from."
+    """What the training images are, as the card says."""
+    return f"Training images: {card.imagery or 'the bundle does not say which'}"
 
 
 def _credits(card: BundleCard) -> list[str]:
     """Whom the images and the climate are owed to."""
-    return unique(
-        [f"Training images: {credit}." for credit in card.attribution]
-        + [f"Climate: {open_normals().attribution}"]
-    )
+    return unique([*card.attribution, open_normals().attribution])
 
 
 def _known(values: Values | None) -> list[float]:

@@ -187,13 +187,15 @@ def train(
     for module in modules.values():
         module.to(device).train()
 
+    kind = torch.device(device).type
+
     def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         index, epoch = draw_index(len(training.records), config.batch_size, config.seed, step)
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
             return flow_loss(bundle, training, index, config, step=step, epoch=epoch), {}
 
     def validate() -> dict[str, float]:
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
             return validation_loss(bundle, held_out, config)
 
     ema = optimise(step_loss, modules, config.optim, output, validate=validate, console=console)

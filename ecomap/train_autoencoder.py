@@ -205,7 +205,7 @@ def train(
 
     def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         pixels = draw_batch(sources, config, step).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
             return autoencoder_loss(vae, teacher, pixels, config)
 
     def validate() -> dict[str, float]:

@@ -126,6 +126,13 @@ def test_an_absolute_value_is_reached_by_an_offset_where_nothing_falls():
     assert after.precipitation_mm_day_normals == pytest.approx((2.0, 3.0) * 6)
 
 
+def test_rain_in_a_nearly_dry_month_does_not_drown_the_wet_season():
+    before = record(precipitation_mm_day=0.01, precipitation_mm_day_normals=(0.01, 8.0) * 6)
+    after = apply_changes(before, {P: Change("absolute", 2.0)})
+    assert after.precipitation_mm_day == pytest.approx(2.0)
+    assert max(after.precipitation_mm_day_normals) == pytest.approx(9.99)
+
+
 def test_precipitation_stops_at_zero():
     before = record(precipitation_mm_day=1.0, precipitation_mm_day_normals=(3.0,) * 12)
     after = apply_changes(before, {P: Change("offset", -2.0)})

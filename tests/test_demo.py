@@ -28,7 +28,8 @@ CARD = BundleCard(
     ground_sampling_distance_m=7421,
     grid="geographic",
     trained_variables=("temperature_c", "precipitation_mm_day"),
-    imagery="bluemarble",
+    imagery="NASA Blue Marble (7.4 km). Not Sentinel-2.",
+    limits="A tile has one climate.",
     attribution=(CREDIT,),
 )
 FREEZING = np.array([200, 200, 200])
@@ -209,13 +210,12 @@ def test_the_page_says_what_everything_is(shown):
     text = words(shown.page)
     for sentence in (
         SYNTHETIC_STATEMENT,
-        "Blue Marble",
-        "7.4 km",
-        "not Sentinel-2",
+        "Training images: NASA Blue Marble (7.4 km). Not Sentinel-2.",
+        "A tile has one climate.",
         "950 km from north to south",
         "ERA5 monthly normals 2000-2025",
         "Contains modified Copernicus Climate Change Service information",
-        f"Training images: {CREDIT}.",
+        CREDIT,
         "G/(R+G+B)",
         "is not NDVI",
         "do not read it as a projection",
@@ -224,7 +224,8 @@ def test_the_page_says_what_everything_is(shown):
         assert sentence in text
     assert shown.numbers["statement"] == SYNTHETIC_STATEMENT
     assert shown.numbers["seed"] == 40
-    assert shown.numbers["credits"][0] == f"Training images: {CREDIT}."
+    assert shown.numbers["credits"] == [CREDIT, open_normals().attribution]
+    assert shown.numbers["imagery"] == "Training images: NASA Blue Marble (7.4 km). Not Sentinel-2."
 
 
 def test_captions_give_month_climate_and_readings(shown):
@@ -260,13 +261,12 @@ def test_the_same_arguments_give_the_same_files(shown, tmp_path):
     assert again.result.to_dict()["page"] == str(tmp_path / "index.html")
 
 
-def test_a_black_image_has_no_greenness(tmp_path):
-    card = CARD.model_copy(update={"imagery": "ten maps of Mars", "attribution": ()})
+def test_a_black_image_has_no_greenness_and_a_bare_card_says_so(tmp_path):
+    card = CARD.model_copy(update={"imagery": "", "limits": "", "attribution": ()})
     shown = run(tmp_path, card=card, black=True)
     assert {image["greenness"] for image in shown.images} == {None}
     assert f"greenness\u00a0{UNKNOWN}" in shown.page
-    assert "ten maps of Mars" in shown.page
-    assert "Blue Marble" not in shown.page
+    assert "Training images: the bundle does not say which" in shown.page
 
 
 def test_the_result_says_where_to_look(shown):
