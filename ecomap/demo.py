@@ -106,6 +106,10 @@ This page shows how the model responds; it does not measure how right it is. Som
 lie in the area that it was trained on. How well it does where it has never been is a question for
 images of held-out areas, beside real ones.
 
+The model is told the climate, the latitude and the main land cover of a place, not its map: coasts,
+lakes, rivers and mountains in these pictures are invented. Water has little green, so a picture
+with an invented sea has a lower greenness than its land, and part of a response can be its coast.
+
 A changed climate is applied to all months of the year, as if the place had always had it. The model
 knows what places of different climate looked like, so it answers with the look of such places. It
 knows nothing of soils, people, carbon dioxide, or the time that a landscape needs to change: do not

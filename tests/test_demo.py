@@ -218,6 +218,7 @@ def test_the_page_says_what_everything_is(shown):
         CREDIT,
         "G/(R+G+B)",
         "is not NDVI",
+        "not its map",
         "do not read it as a projection",
         "bundle toy, version 7, from seed 40",
     ):
