@@ -194,6 +194,20 @@ def test_floors_and_baselines_are_what_they_say(evaluated, dataset):
     assert report["floors"]["real_vs_real"]["num_images"] == 18
 
 
+def test_the_class_month_mean_comes_from_training_places(evaluated, dataset):
+    places, _ = heldout.usable_places(heldout.read_dataset(dataset), MONTHS)
+    training = [place[month] for place in places["train"] for month in MONTHS]
+    wanted = [p[month] for p in heldout.spread_places(places["test"], 6) for month in MONTHS]
+    reader = heldout.FrameReader(dataset)
+    found, _ = heldout.class_month_means(
+        wanted, training, heldout.read_indices(heldout.read_frames(reader, training))
+    )
+    real = heldout.read_indices(heldout.read_frames(reader, wanted))
+    scores = evaluated[0]["baselines"]["class_month_mean"]["snow"]
+    error = np.abs(found.snow - real.snow).mean()
+    assert scores["mean_absolute_error"]["value"] == pytest.approx(error)
+
+
 def test_generated_slopes_are_those_of_the_law(evaluated):
     rain, heat = evaluated[0]["response"].values()
     snow = heat["generated"]
@@ -214,8 +228,9 @@ def test_generated_slopes_are_those_of_the_law(evaluated):
 
 
 def test_seasonal_slopes_stand_beside_each_other(evaluated):
-    heat = evaluated[0]["response"]["snow_to_temperature"]["seasonal"]
+    rain, heat = (answer["seasonal"] for answer in evaluated[0]["response"].values())
     assert set(heat) == {"real", "conditional", "shuffled_climate", "unconditional"}
+    assert rain["conditional"]["slope"] == pytest.approx(rain["real"]["slope"], rel=0.05)
     assert heat["conditional"]["slope"] == pytest.approx(heat["real"]["slope"], abs=0.004)
     assert heat["conditional"]["num"] == heat["real"]["num"]
     assert heat["shuffled_climate"]["slope"] != pytest.approx(heat["real"]["slope"], abs=0.004)
@@ -307,6 +322,18 @@ def test_halves_are_compared_where_test_places_are_few(bundle, dataset, tmp_path
     assert report["conditions"]["conditional"]["num_images"] == 27
     assert report["floors"]["real_vs_real"]["num_images"] == 12  # 4 of 9 places on either side
     assert set(report["conditions"]) == {"conditional"}
+
+
+def test_cells_decide_intervals_and_nothing_else(bundle, dataset, tmp_path, evaluated, monkeypatch):
+    monkeypatch.setattr(heldout, "BLOCK_DEG", 400.0)
+    report = run(bundle, dataset, tmp_path / "out", Painter(), conditions=("conditional",))
+    for name in ("anomaly_pearson", "rmse"):
+        found, before = (
+            r["conditions"]["conditional"]["greenness"][name] for r in (report, evaluated[0])
+        )
+        # south and north of the equator, east and west of Greenwich are cells of their own
+        assert found["value"] == before["value"]
+    assert report["sample"]["num_blocks"] < evaluated[0]["sample"]["num_blocks"]
 
 
 @pytest.mark.parametrize(
@@ -673,3 +700,15 @@ def test_a_bundle_is_scored_by_its_own_generator_and_autoencoder(tmp_path):
     expected = generate_images(bundle, records, seeds=[0, 0, 1, 1], steps=2, guidance=1.5)
     with np.load(kept) as content:
         assert np.abs(content["images"].astype(int) - expected).max() <= 1
+
+
+def test_a_fingerprint_tells_names_contents_and_order_apart(tmp_path):
+    a, b, same = (tmp_path / name for name in ("a", "b", "same"))
+    a.write_bytes(b"1")
+    b.write_bytes(b"2")
+    same.write_bytes(b"1")
+    prints = [heldout.fingerprint(p) for p in ([a], [b], [same], [a, b], [b, a], [])]
+    assert len(set(prints)) == 6
+    assert heldout.fingerprint([tmp_path, a]) == prints[0]
+    b.write_bytes(b"3")
+    assert heldout.fingerprint([a, b]) != prints[3]
