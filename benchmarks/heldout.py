@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from ecomap.errors import EcomapError
-from ecomap.heldout import PAGE_FILE, REPORT_FILE, evaluate_heldout
+from ecomap.heldout import REPORT_FILE, evaluate_heldout
+from ecomap.heldout_page import PAGE_FILE
 from ecomap.model import load_bundle
 
 

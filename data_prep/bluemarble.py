@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.quality import FLAGS, Inspector
 from data_prep.splits import SplitConfig, assign_splits, leakage_report
 from ecomap.errors import DataError, RequestError
 from ecomap.imagery import read_image
@@ -25,6 +26,7 @@ WINDOW_PX = 128
 LICENSE = "public domain"
 ATTRIBUTION = "NASA Earth Observatory, Blue Marble Next Generation (Reto Stöckli)"
 VOID_FILE = "void_blocks.json"
+NO_VOIDS = "{path} is not there: no window was left out for void blocks of the mosaics."
 MONTHS = tuple(f"2004-{month:02d}" for month in range(1, 13))
 
 Box = tuple[int, int, int, int]
@@ -55,7 +57,11 @@ class ImportSummary:
     kept: int
     dropped: dict[str, int]
     failures: list[str]
+    flags: dict[str, int]
+    """Kept frames by flag (`data_prep.quality`)."""
     report: dict[str, Any]
+    notes: list[str]
+    """What the reader must know."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -89,16 +95,25 @@ def import_bluemarble(
         )
     shape = _copy_mosaics(root, output / "images")
     voids = _read_voids(root / VOID_FILE)
-    kept, dropped = _choose_windows(shape, voids, config, progress)
+    kept, dropped = _choose_windows(shape, voids or [], config, progress)
     records = assign_splits([r for place in kept for r in _records(place, shape)], config.split)
     records = _measure(records, output)
     report = leakage_report(records)
+    counts = Counter(flag for record in records for flag in record.flags)
     summary = ImportSummary(
-        output=output, kept=len(records), dropped=dict(dropped), failures=[], report=report
+        output=output,
+        kept=len(records),
+        dropped=dict(dropped),
+        failures=[],
+        flags={flag: counts[flag] for flag in FLAGS},
+        report=report,
+        notes=[] if voids is not None else [NO_VOIDS.format(path=root / VOID_FILE)],
     )
     content = {
         "kept": summary.kept,
         "dropped": summary.dropped,
+        "flags": summary.flags,
+        "notes": summary.notes,
         "split": asdict(config.split) | {"report": report},
         "attribution": [ATTRIBUTION, open_normals().attribution],
     }
@@ -130,10 +145,10 @@ def _copy_mosaics(root: Path, images: Path) -> tuple[int, int]:
     return height, width
 
 
-def _read_voids(path: Path) -> list[Box]:
-    """Void rectangles as (row0, row1, col0, col1)."""
+def _read_voids(path: Path) -> list[Box] | None:
+    """Void rectangles as (row0, row1, col0, col1); None where no file says which."""
     if not path.exists():
-        return []
+        return None
     try:
         return [(b["row0"], b["row1"], b["col0"], b["col1"]) for b in json.loads(path.read_text())]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -231,18 +246,32 @@ def _records(place: dict[str, Any], shape: tuple[int, int]) -> list[TileRecord]:
 
 
 def _measure(records: list[TileRecord], output: Path) -> list[TileRecord]:
-    """Add snow and black fractions of every frame, reading each mosaic once."""
-    measured: dict[str, TileRecord] = {}
+    """Add flags and the fractions of snow and black, reading each mosaic once.
+
+    The mosaics are free of cloud, so bright pixels are never taken for it.
+    """
+    inspector, snow, black = Inspector(), {}, {}
     for month in MONTHS:
         mosaic = read_image(output / "images" / f"{month}.jpg")
         for record in records:
             if record.month == month and record.window_px is not None:
                 column, row, width, height = record.window_px
                 frame = mosaic[row : row + height, column : column + width]
-                black = float((frame.max(axis=-1) == 0).mean())
-                update = {
-                    "snow_frac": round(snow_fraction(frame), 4),
-                    "nodata_frac": round(black, 4),
-                }
-                measured[record.tile_id] = record.model_copy(update=update)
-    return [measured[record.tile_id] for record in records]
+                snow[record.tile_id] = round(snow_fraction(frame), 4)
+                black[record.tile_id] = round(float((frame.max(axis=-1) == 0).mean()), 4)
+                inspector.add(record.place_id, record.tile_id, frame)
+    reports = {
+        key: report
+        for place_id in {record.place_id for record in records}
+        for key, report in inspector.close(place_id).items()
+    }
+    return [
+        record.model_copy(
+            update={
+                "snow_frac": snow[record.tile_id],
+                "nodata_frac": black[record.tile_id],
+                "flags": reports[record.tile_id].flags,
+            }
+        )
+        for record in records
+    ]

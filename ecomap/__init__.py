@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ecomap.request import place_record
     from ecomap.sample import generate_images
     from ecomap.schema import TileRecord, make_record, read_dataset, write_dataset
+    from ecomap.train import train
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _MODULES = {
     "place_record": "ecomap.request",
     "read_dataset": "ecomap.schema",
     "split_dataset": "data_prep.splits",
+    "train": "ecomap.train",
     "write_dataset": "ecomap.schema",
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "place_record",
     "read_dataset",
     "split_dataset",
+    "train",
     "write_dataset",
 ]
 
@@ -85,7 +88,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``ecomap.generate`` and ``ecomap.demo`` the verbs, not the modules they are in."""
+    """Keeps ``ecomap.generate``, ``demo`` and ``train`` the verbs, not the modules they are in."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing ecomap.generate would bind that name to the module.

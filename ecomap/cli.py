@@ -10,23 +10,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ecomap.errors import ConfigError, EcomapError
+from ecomap.errors import EcomapError
 from ecomap.schema import CLIMATE, LandCover
 
 EXIT_FAILURES, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-
-TASKS = {
-    "autoencoder": ("AutoencoderTrainConfig", "ecomap.train_autoencoder"),
-    "transformer": ("TrainConfig", "ecomap.train"),
-}
-"""Kinds of training by the ``task`` of their config: config class and module with ``train``."""
 
 
 class Door(TyperGroup):
@@ -188,21 +181,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an autoencoder or a transformer as a config file says."""
-    from ecomap import train_config
-    from ecomap.config import load_config, read_yaml
+    from ecomap.train import train as run
 
-    task = read_yaml(config).get("task")
-    if task not in TASKS:
-        raise ConfigError(f"{config}: task is {task!r}; choose one of {', '.join(TASKS)}.")
-    kind, module = TASKS[task]
-    changes = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
-    settings = load_config(config, getattr(train_config, kind), changes)
-    folder = output or Path("runs") / config.stem
     with redirect_stdout(sys.stderr):
-        from ecomap.model import resolve_device
-
-        result = import_module(module).train(settings, folder, device=str(resolve_device(device)))
-    _finish({"task": task, "run": str(folder), "result": str(result)}, as_json)
+        done = run(config, overrides or (), output=output, seed=seed, device=device)
+    _finish(done.to_dict(), as_json)
 
 
 @model.command("path", epilog="Example: ecomap model path ecomap-tiny")

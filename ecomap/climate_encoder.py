@@ -15,8 +15,14 @@ from ecomap.schema import CLIMATE, SERIES_MONTHS, LandCover, TileRecord
 UNKNOWN_COVER = 0
 """Land-cover index of a tile whose class is not known (IGBP codes start at 1)."""
 
-NUM_PLACE_FEATURES = 6
-"""Sine and cosine of the month, sine and cosine of latitude, log pixel size, and whether known."""
+PLACE_FEATURES = {
+    "place": ("sin_month", "cos_month", "sin_lat", "cos_lat", "log_pixel_size", "place_known"),
+    "land": ("land_frac", "land_known"),
+}
+"""Facts about a tile by the group that training withholds together. Without its share of land a
+coastal tile looks like an inland one of the same climate, and seas appear anywhere."""
+
+NUM_PLACE_FEATURES = sum(len(names) for names in PLACE_FEATURES.values())
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class ClimateBatch:
     known: Tensor
     """bool, of the same shape."""
     place: Tensor
-    """``(B, NUM_PLACE_FEATURES)``; all zero where month and place are withheld."""
+    """``(B, NUM_PLACE_FEATURES)``; a group of `PLACE_FEATURES` is zero where it is withheld."""
     land_cover: Tensor
     """int64 ``(B,)``: IGBP code or `UNKNOWN_COVER`."""
 
@@ -48,20 +54,24 @@ class ClimateBatch:
         """Hide one group of facts from some records.
 
         Args:
-            group: A climate variable, ``land_cover`` or ``place`` (month, latitude, pixel size).
+            group: A climate variable, ``land_cover`` or a group of `PLACE_FEATURES`.
             where: bool ``(B,)``.
         """
         if group == "land_cover":
             return replace(self, land_cover=self.land_cover.masked_fill(where, UNKNOWN_COVER))
-        if group == "place":
-            return replace(self, place=self.place.masked_fill(where[:, None], 0.0))
+        if group in PLACE_FEATURES:
+            of_group = torch.tensor(
+                [g == group for g, names in PLACE_FEATURES.items() for _ in names]
+            )
+            hidden = where[:, None] & of_group.to(where.device)
+            return replace(self, place=self.place.masked_fill(hidden, 0.0))
         index = list(CLIMATE).index(group)
         known = self.known.clone()
         known[:, :, index] &= ~where[:, None, None]
         return replace(self, known=known, values=self.values.masked_fill(~known, 0.0))
 
 
-WITHHELD_GROUPS = (*CLIMATE, "land_cover", "place")
+WITHHELD_GROUPS = (*CLIMATE, "land_cover", *PLACE_FEATURES)
 """Groups of facts that training withholds at random, each on its own."""
 
 
@@ -79,11 +89,13 @@ def climate_batch(records: Sequence[TileRecord]) -> ClimateBatch:
 
 
 def _place_features(record: TileRecord) -> list[float]:
-    """Month and latitude as angles; pixel size as a logarithm (10 m is 0, 10 km is 1)."""
+    """`PLACE_FEATURES` of a record; pixel size as a logarithm (10 m is 0, 10 km is 1)."""
     season = 2 * np.pi * record.month_index / 12
     latitude = np.radians(record.lat)
     size = np.log10(record.ground_sampling_distance_m / 10) / 3
-    return [np.sin(season), np.cos(season), np.sin(latitude), np.cos(latitude), size, 1.0]
+    place = [np.sin(season), np.cos(season), np.sin(latitude), np.cos(latitude), size, 1.0]
+    land = [0.0, 0.0] if record.land_frac is None else [record.land_frac, 1.0]
+    return place + land
 
 
 class ClimateEncoder(ModelMixin, ConfigMixin):

@@ -46,7 +46,8 @@ def cache_key(vae: Vae, records: Sequence[TileRecord], folder: Path) -> str:
         digest.update(name.encode())
         digest.update(tensor.float().cpu().numpy().tobytes())
     for path in sorted({record.image_path or "" for record in records}):
-        digest.update(f"{path}:{(folder / path).stat().st_size}".encode())
+        with (folder / path).open("rb") as file:
+            digest.update(path.encode() + hashlib.file_digest(file, "sha256").digest())
     for record in records:
         digest.update(f"{record.tile_id}:{record.image_path}:{record.window_px}".encode())
     return digest.hexdigest()[:16]

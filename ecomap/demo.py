@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes, parse_change
 from ecomap.figures import axis_label, climate_response, response_sweep
-from ecomap.indices import greenness, snow_fraction
+from ecomap.indices import land_indices
 from ecomap.model import Bundle, load_bundle
 from ecomap.normals import SOURCE, open_normals
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet, synthetic_name, write_png
@@ -93,10 +93,10 @@ SWEEPS = (
 climates exist elsewhere on Earth in the same month, so the model is not asked for the unseen."""
 
 MEANING = """
-Greenness is the mean green chromatic coordinate G/(R+G+B) of all pixels of an image, water and snow
-among them. It is read off 8-bit display values, not off reflectance: it compares images of this
-kind with each other and is not NDVI. Grey, and so snow, has 0.333. Snow fraction is the share of
-pixels that are bright and nearly grey.
+Greenness is the mean green chromatic coordinate G/(R+G+B) of the land pixels of an image, snow
+among them; what is dark or dark blue counts as water. It is read off 8-bit display values, not off
+reflectance: it compares images of this kind with each other and is not NDVI. Grey, and so snow, has
+0.333. Snow fraction is the share of land pixels that are bright and nearly grey.
 
 All images of a place start from the same noise, so what differs between them comes from month and
 climate. Each number stands for one image from one noise: another seed gives other numbers."""
@@ -106,9 +106,8 @@ This page shows how the model responds; it does not measure how right it is. Som
 lie in the area that it was trained on. How well it does where it has never been is a question for
 images of held-out areas, beside real ones.
 
-The model is told the climate, the latitude and the main land cover of a place, not its map: coasts,
-lakes, rivers and mountains in these pictures are invented. Water has little green, so a picture
-with an invented sea has a lower greenness than its land, and part of a response can be its coast.
+The model is told the climate, the latitude, the main land cover and the share of land of a place,
+not its map: coasts, lakes, rivers and mountains in these pictures are invented.
 
 A changed climate is applied to all months of the year, as if the place had always had it. The model
 knows what places of different climate looked like, so it answers with the look of such places. It
@@ -240,7 +239,7 @@ def demo(
         progress=progress,
     )
     settings = {
-        "bundle": {"name": bundle.card.name, "version": bundle.card.version},
+        "bundle": bundle.identity,
         "versions": versions(),
         "steps": steps,
         "guidance": guidance,
@@ -297,12 +296,13 @@ def _read(shot: Shot, image: NDArray[np.uint8], folder: Path, settings: dict[str
     path = folder / synthetic_name(shot.name, ".png")
     made = settings | {"seed": shot.seed, "change": shot.change or None}
     write_png(path, image, shot.record, made)
+    found = land_indices(image)
     return Reading(
         shot=shot,
         image=image,
         path=path,
-        greenness=greenness(image),
-        snow_frac=snow_fraction(image),
+        greenness=found.greenness,
+        snow_frac=found.snow_frac,
     )
 
 

@@ -11,8 +11,14 @@ import numpy as np
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes
 from ecomap.errors import RequestError
-from ecomap.model import Bundle, load_bundle
-from ecomap.outputs import contact_sheet, synthetic_name, write_geotiff, write_png
+from ecomap.model import Bundle, load_bundle, lost_tokens
+from ecomap.outputs import (
+    complete_provenance,
+    contact_sheet,
+    synthetic_name,
+    write_geotiff,
+    write_png,
+)
 from ecomap.page import Figure, Section, Table, write_page
 from ecomap.prompt import Prompt
 from ecomap.request import parse_changes, place_record, read_record
@@ -122,7 +128,7 @@ def generate(
     told = known_to(shown, loaded.card)
     text = prompt if told is None else prompt_of(told).long
     settings = {
-        "bundle": {"name": loaded.name, "version": loaded.card.version},
+        "bundle": loaded.identity,
         "device": str(loaded.device),
         "doors": list(loaded.card.doors),
         "versions": versions(),
@@ -134,6 +140,12 @@ def generate(
         "attribution": list(loaded.card.attribution),
     }
     notes = _notes(loaded.card, shown, changes)
+    asked = Prompt(prompt or "", prompt or "") if told is None else prompt_of(told)
+    if lost := lost_tokens(loaded, asked):
+        notes.append(
+            f"The last {lost} tokens of the prompt {asked.short!r} are beyond what {loaded.name}'s "
+            "text encoders read, and have no effect there. Shorten it."
+        )
     return _write(output, images, seeds, shown, settings, notes)
 
 
@@ -219,13 +231,12 @@ def _write(
         made = settings | {"seed": seed, "notes": notes}
         write_png(paths["png"], image, record, made)
         write_geotiff(paths["tif"], image, record, made)
-        fields = None if record is None else record.model_dump(mode="json")
-        write_json(paths["json"], {"synthetic": True} | made | {"record": fields})
+        write_json(paths["json"], complete_provenance(record, made))
         entries.append(
             {"seed": seed, "prompt": settings["prompt"]}
             | {kind: str(path) for kind, path in paths.items()}
         )
-    sheet = output / "contact_sheet.png"
+    sheet = output / synthetic_name("contact_sheet", ".png")
     columns = math.ceil(math.sqrt(len(images)))
     contact_sheet(sheet, list(images), [f"seed {seed}" for seed in seeds], columns)
     rows = [(str(key), str(value)) for key, value in settings.items()]

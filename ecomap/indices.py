@@ -6,6 +6,8 @@ colour-corrected by hand, and JPEG moves both by a few steps. Indices of picture
 may be compared with each other; they are not the indices of a sensor.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,27 @@ Amazon 0.00 and 0.00; Greenland 1.00 and 1.00. A threshold of 170 loses a quarte
 Siberia's snow; the least saturated twentieth of the Sahara still has a saturation of 0.31. Sahara
 tiles of Sentinel-2, clipped in red, score 0.00.
 """
+
+MAX_DARK = 23
+"""Pixels whose largest channel does not exceed it are water or deep shadow, and their colour is
+noise of compression. Blue Marble paints the ocean (3, 6, 21); 0.2 % of its land is as dark."""
+MAX_WATER = 60
+MIN_WATER_BLUE = 8
+"""Pixels up to `MAX_WATER` whose blue exceeds red and green by `MIN_WATER_BLUE` are water: lakes,
+and oceans that a model or an autoencoder did not paint quite flat."""
+
+MIN_LAND_PX_FRAC = 0.01
+"""An image with less land than this is read as a whole."""
+
+
+class LandIndices(NamedTuple):
+    """What is read off the land of an image."""
+
+    greenness: float
+    """Mean green chromatic coordinate; NaN for a black image."""
+    snow_frac: float
+    has_land: bool
+    """Whether there was land to read; otherwise the whole image was."""
 
 
 def green_chromatic_coordinate(rgb: Pixels) -> NDArray[np.float32]:
@@ -104,6 +127,14 @@ def snow_mask(rgb: Pixels) -> Mask:
     return np.asarray((smallest >= SNOW_MIN_BRIGHTNESS) & is_grey)
 
 
+def land_mask(image: Pixels) -> Mask:
+    """Pixels of an image ``(H, W, 3)`` that are neither as dark as deep water nor dark blue."""
+    red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
+    largest = np.maximum(np.maximum(red, green), blue)
+    is_blue = np.minimum(blue - red, blue - green) >= MIN_WATER_BLUE
+    return np.asarray((largest > MAX_DARK) & ~(is_blue & (largest <= MAX_WATER)))
+
+
 def greenness(rgb: Pixels, mask: Mask | None = None) -> float:
     """Mean green chromatic coordinate of an image.
 
@@ -136,6 +167,21 @@ def snow_fraction(rgb: Pixels, mask: Mask | None = None) -> float:
         ValueError: If the last axis is not red, green, blue, or the mask has another shape.
     """
     return _mean(snow_mask(rgb).astype(np.float32), mask)
+
+
+def land_indices(rgb: Pixels) -> LandIndices:
+    """Greenness and snow of the land pixels of an image.
+
+    An image is read over its own land: a model that is not told where the coast lies cannot be held
+    to it pixel by pixel. Snow counts in greenness as the grey that it is.
+
+    Args:
+        rgb: Display values ``(H, W, 3)``, red first.
+    """
+    mask = land_mask(rgb)
+    has_land = bool(mask.mean() >= MIN_LAND_PX_FRAC)
+    counts = mask if has_land else np.ones_like(mask)
+    return LandIndices(greenness(rgb, counts), snow_fraction(rgb, counts), has_land)
 
 
 def _channels(rgb: Pixels) -> tuple[NDArray[np.float32], ...]:

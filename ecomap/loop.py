@@ -59,7 +59,10 @@ def open_run(folder: Path, config: Config) -> None:
             )
     else:
         dump_config(config, path)
-    write_json(folder / "versions.json", versions())
+    path = folder / "versions.json"
+    used = json.loads(path.read_text()) if path.exists() else []
+    if versions() not in used:
+        write_json(path, [*used, versions()])
 
 
 def optimise(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from ecomap.prompt import Prompt
 from ecomap.schema import write_json
 from ecomap.silent_t5 import build_silent_t5, is_silent
 from ecomap.solver import NUM_TRAIN_TIMESTEPS
+from ecomap.versions import fingerprint
 
 CLIMATE_ENCODER_FOLDER = "climate_encoder"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -90,6 +92,15 @@ class Bundle:
     def shift(self) -> float:
         """Resolution shift of the sampling schedule."""
         return float(self.scheduler.config.shift)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Name, version, and a hash of all files, or the revision of a model hub."""
+        found = {"name": self.card.name, "version": self.card.version}
+        if self.path.parent.name == "snapshots":
+            return found | {"revision": self.path.name}
+        files = [] if self.path == Path() else sorted(self.path.rglob("*"))
+        return found | {"sha256": fingerprint(files)}
 
     def modules(self) -> dict[str, nn.Module]:
         """Networks that turn a condition into a velocity, by folder name, T5 excepted."""
@@ -257,6 +268,15 @@ def encode_condition(
         torch.cat([bias, token_bias], dim=1),
         pooled + pooled_climate * has_tokens[:, None],
     )
+
+
+def lost_tokens(bundle: Bundle, prompt: Prompt) -> int:
+    """Tokens at the end of a short prompt that the text encoders do not read."""
+    lost = [
+        len(tokenizer(prompt.short).input_ids) - int(tokenizer.model_max_length)
+        for tokenizer in bundle.tokenizers
+    ]
+    return max(0, *lost)
 
 
 def predict_velocity(

@@ -159,7 +159,7 @@ SHORT_PLACE_BYTES = 32
 """Longest place, in UTF-8 bytes, that a short prompt tells in full. A longer one loses its state,
 then its country, lest it push the climate beyond what a CLIP encoder reads: the rest of a short
 prompt is at most 42 of `ecomap.tokenizer`'s tokens, and a byte at most one, so that CLIP's 77 hold
-any place in Latin letters."""
+any place in Latin letters. A smaller encoder may read less (`ecomap.model.lost_tokens`)."""
 
 
 class Prompt(NamedTuple):

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -499,11 +499,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, IntEnum) else value
-
-
-def splits() -> tuple[str, ...]:
-    """All split names."""
-    return get_args(Split)
 
 
 def unique(items: Iterable[str]) -> list[str]:

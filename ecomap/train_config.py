@@ -57,10 +57,12 @@ class AutoencoderTrainConfig(Config):
     """Share of the steps whose batch has few large crops in place of many ordinary ones."""
     batch_size: int = Field(default=16, gt=0)
     """Ordinary crops a step."""
-    teacher_frac: float = Field(default=0.25, gt=0, le=1)
-    """Part of a batch that the teacher encodes."""
+    own_frac: float = Field(default=0.25, gt=0, le=1)
+    """Part of a batch that is also decoded from the autoencoder's own latents, and its weight."""
     latent_weight: float = Field(default=0.1, ge=0)
     """Weight of the distance to the teacher's latents."""
+    squared_weight: float = Field(default=4.0, ge=0)
+    """Weight of the squared difference beside the absolute one, in pixels and in latents."""
     bf16: bool = True
     """Whether the networks run under bfloat16 autocast."""
     seed: int = Field(default=0, ge=0)
@@ -143,6 +145,8 @@ class TrainConfig(Config):
     """How noise levels are drawn, with the mean and spread below for ``logit_normal``."""
     density_mean: float = 0.0
     density_std: float = 1.0
+    density_scale: float | None = None
+    """Scale of the ``mode`` density; by default `ecomap.flow.MODE_SCALE`."""
     null_ramp: tuple[int, int] = (0, 0)
     """Steps between which the number of zero tokens for the absent T5 grows from 1 to its full
     number. All of them at once draw nearly all attention from an untrained model, which then takes

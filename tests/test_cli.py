@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import ecomap
 from ecomap import bundle_paths, cli
 from ecomap.schema import CLIMATE, make_record, write_dataset
+from ecomap.train import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -278,11 +279,10 @@ def test_a_config_without_a_known_task_names_the_tasks(config_file):
     assert done.stderr.endswith("task is 'lora'; choose one of autoencoder, transformer.\n")
 
 
-@pytest.mark.parametrize("task", cli.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_its_config_and_its_function(task):
-    kind, module = cli.TASKS[task]
-    config = getattr(import_module("ecomap.train_config"), kind)
-    assert config.model_fields["task"].default == task
+    kind, module = TASKS[task]
+    assert kind.model_fields["task"].default == task
     parameters = inspect.signature(import_module(module).train).parameters
     assert {"config", "output", "device"} <= set(parameters)
 

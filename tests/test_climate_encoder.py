@@ -65,6 +65,7 @@ def test_every_fact_changes_the_tokens(encoder, change):
         ("solar_radiation_mj_m2_day", {"solar_radiation_mj_m2_day_normals": NORMALS}),
         ("land_cover", {"land_cover": LandCover.BARREN}),
         ("place", {"lat": -30.0, "ground_sampling_distance_m": 50.0}),
+        ("land", {"land_frac": 0.25}),
     ],
 )
 def test_a_withheld_group_has_no_effect_where_it_is_withheld(encoder, group, change):
@@ -73,6 +74,14 @@ def test_a_withheld_group_has_no_effect_where_it_is_withheld(encoder, group, cha
         tokens, _ = encoder(batch.withhold(group, torch.tensor([True, True, False])))
     torch.testing.assert_close(tokens[0], tokens[1])
     assert (tokens[1] - tokens[2]).abs().max() > 1e-4
+
+
+def test_the_share_of_land_is_told_and_an_unknown_one_is_not_zero():
+    batch = climate_batch([make_tile(land_frac=0.25), make_tile(land_frac=0.0), make_tile()])
+    assert batch.place[:, -2:].tolist() == [[0.25, 1.0], [0.0, 1.0], [0.0, 0.0]]
+    hidden = batch.withhold("place", torch.tensor([True, False, False])).place
+    assert hidden[0].tolist() == [0.0] * 6 + [0.25, 1.0]
+    assert torch.equal(hidden[1:], batch.place[1:])
 
 
 def test_the_groups_are_all_that_the_encoder_reads():

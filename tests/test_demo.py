@@ -39,6 +39,10 @@ FREEZING = np.array([200, 200, 200])
 class ToyBundle:
     card: BundleCard = CARD
 
+    @property
+    def identity(self):
+        return {"name": self.card.name, "version": self.card.version, "sha256": "0"}
+
 
 def paint(record: TileRecord) -> np.ndarray:
     """Snow in the columns left of the middle when it freezes, else the greener the wetter."""
@@ -168,7 +172,7 @@ def test_every_file_holds_its_pixels_and_how_they_were_made(shown):
         made = read_provenance(path)
         assert TileRecord(**made["record"]) == record
         assert {key: made[key] for key in ("bundle", "steps", "guidance", "seed", "change")} == {
-            "bundle": {"name": "toy", "version": "7"},
+            "bundle": {"name": "toy", "version": "7", "sha256": "0"},
             "steps": 9,
             "guidance": 1.5,
             "seed": image["seed"],

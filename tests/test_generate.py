@@ -109,12 +109,13 @@ def test_files_hold_pixels_place_and_provenance(bundle, tmp_path):
             assert made["changes"] == {"temperature": "-4"}
             assert made["seed"] == image["seed"]
             assert TileRecord(**made["record"]) == record
-        assert (
-            "20" not in json.loads((tmp_path / image["json"].split("/")[-1]).read_text())["prompt"]
-        )
+        beside = json.loads((tmp_path / image["json"].split("/")[-1]).read_text())
+        assert "20" not in beside["prompt"]
+        assert beside == made
+        assert beside["bundle"] == bundle.identity
     assert "in April" not in result.images[0]["prompt"]
     assert "April" in result.images[0]["prompt"]
-    for name in ("contact_sheet.png", "index.html", "generate.json"):
+    for name in ("contact_sheet_synth.png", "index.html", "generate.json"):
         assert (tmp_path / name).is_file()
 
 
@@ -175,3 +176,12 @@ def test_a_bundle_without_a_climate_encoder_uses_its_text_door(bundle, tmp_path)
 def test_contradictory_requests_are_refused(bundle, tmp_path, request_, message):
     with pytest.raises(RequestError, match=message):
         generate(**request_, bundle=bundle, output=tmp_path)
+
+
+def test_a_prompt_that_is_cut_says_how_much_has_no_effect(bundle, tmp_path):
+    limit = bundle.tokenizers[0].model_max_length
+    long = " ".join(["snow"] * (limit + 3))
+    result = generate(prompt=long, steps=1, bundle=bundle, output=tmp_path / "long")
+    (note,) = result.notes
+    assert f"The last {len(bundle.tokenizers[0](long).input_ids) - limit} tokens" in note
+    assert generate(prompt="snow", steps=1, bundle=bundle, output=tmp_path / "s").notes == []

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ecomap import indices
+from ecomap.indices import land_indices, land_mask
 
 
 def picture(*pixels: tuple[int, int, int]) -> np.ndarray:
@@ -118,3 +119,37 @@ def test_clipped_sahara_tiles_of_sentinel_2_are_not_snow(shared_data: Path):
     with Image.open(path) as image:
         pixels = np.asarray(image)
     assert indices.snow_fraction(pixels) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("colour", "is_land"),
+    [
+        ((3, 6, 21), False),  # Blue Marble's ocean
+        ((5, 14, 30), False),  # ocean after an autoencoder
+        ((30, 40, 55), False),  # lake
+        ((30, 48, 55), True),  # blue exceeds green by 7 only
+        ((2, 23, 1), False),  # as dark as the fringe of a coast
+        ((2, 24, 1), True),
+        ((24, 37, 12), True),  # Amazon
+        ((240, 245, 255), True),  # snow in the shade is blue but bright
+        ((40, 50, 61), True),
+    ],
+)
+def test_water_is_dark_or_dark_blue(colour, is_land):
+    image = np.full((2, 3, 3), colour, np.uint8)
+    assert (land_mask(image) == is_land).all()
+
+
+def test_indices_are_read_over_land_by_hand():
+    image = np.full((4, 10, 3), (3, 6, 21), np.uint8)
+    image[:, :3] = (60, 80, 60)  # greenness 0.4
+    image[:, 3] = (200, 200, 200)  # snow: a quarter of the land
+    assert land_indices(image) == (pytest.approx((3 * 0.4 + 1 / 3) / 4, rel=1e-6), 0.25, True)
+
+
+def test_an_image_without_land_is_read_as_a_whole_and_says_so():
+    sea = land_indices(np.full((4, 10, 3), (3, 6, 21), np.uint8))
+    assert sea == (pytest.approx(0.2), 0.0, False)
+    black = land_indices(np.zeros((4, 10, 3), np.uint8))
+    assert np.isnan(black.greenness)
+    assert not black.has_land

@@ -36,8 +36,8 @@ WITHOUT_TORCH = [
         f"ecomap.{name}"
         for name in (
             *("bundle_paths", "cli", "climate", "config", "errors", "imagery", "indices"),
-            *("card", "normals", "outputs", "page", "prompt", "request", "schema", "train_config"),
-            *("versions",),
+            *("card", "normals", "outputs", "page", "prompt", "request", "schema", "train"),
+            *("places", "train_config", "versions"),
         )
     ),
 ]

@@ -10,6 +10,7 @@ from ecomap.climate_encoder import climate_batch
 from ecomap.errors import BundleError
 from ecomap.model import (
     EMPTY_PROMPT,
+    Bundle,
     encode_condition,
     load_bundle,
     predict_velocity,
@@ -19,6 +20,7 @@ from ecomap.model import (
 from ecomap.prompt import Prompt
 from ecomap.sample import generate_images
 from ecomap.train_config import TransformerConfig
+from ecomap.versions import fingerprint
 from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
 
 PROMPT = Prompt("a satellite image of Savannas on July. 21.5 C, 3.20 mm/day.", "unused")
@@ -177,3 +179,18 @@ def test_an_incomplete_bundle_is_refused(folder, tmp_path):
     shutil.rmtree(broken / "transformer")
     with pytest.raises(BundleError, match="cannot be loaded"):
         load_bundle(broken, device="cpu")
+
+
+def test_the_identity_of_a_bundle_changes_with_its_files_and_names_a_hub_revision(tmp_path):
+    card = BundleCard(name="b", version="3")
+
+    def identity(path):
+        return Bundle(path, card, None, None, None, (None, None), (None, None)).identity
+
+    (tmp_path / "weights").write_bytes(b"1")
+    first = identity(tmp_path)
+    assert first == {"name": "b", "version": "3", "sha256": fingerprint([tmp_path / "weights"])}
+    (tmp_path / "weights").write_bytes(b"2")
+    assert identity(tmp_path)["sha256"] != first["sha256"]
+    hub = tmp_path / "snapshots" / "abc123"
+    assert identity(hub) == {"name": "b", "version": "3", "revision": "abc123"}

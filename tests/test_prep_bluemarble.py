@@ -1,5 +1,6 @@
 """Blue Marble windows: positions, climate of the month, and nothing from void blocks."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -103,3 +104,26 @@ def test_no_window_of_the_real_mosaics_holds_void_pixels(shared_data, tmp_path):
     july = [r for r in read_dataset(tmp_path) if r.month == "2004-07"]
     assert len(july) > 100
     assert all((reader.read(record).max(-1) == 0).mean() < 0.01 for record in july)
+
+
+def test_frames_are_inspected_and_counted_by_flag(tmp_path):
+    root = write_mosaics(tmp_path / "mosaics")
+    white = np.full((384, 768, 3), 255, np.uint8)
+    for month in ("2004-05", "2004-06"):
+        Image.fromarray(white).save(root / f"{month}.jpg", quality=95)
+    summary = import_bluemarble(root, tmp_path / "data", config=CONFIG)
+    records = read_dataset(tmp_path / "data")
+    flags = {m: {r.flags for r in records if r.month == f"2004-{m}"} for m in ("05", "06")}
+    assert flags == {m: {("blank", "saturated", "white")} for m in flags}
+    places = len(records) // 12
+    assert summary.flags["white"] == 2 * places
+    assert summary.flags["cloudy"] == summary.flags["unlabelled_cloud"] == 0
+    assert json.loads((tmp_path / "data" / "dataset.json").read_text())["flags"] == summary.flags
+
+
+def test_mosaics_without_a_list_of_void_blocks_say_so(imported, tmp_path):
+    assert imported[2].notes == []
+    root = write_mosaics(tmp_path / "mosaics")
+    (root / "void_blocks.json").unlink()
+    (note,) = import_bluemarble(root, tmp_path / "data", config=CONFIG).notes
+    assert "void_blocks.json is not there" in note

@@ -457,7 +457,3 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 def test_distinct_items_keep_their_order():
     assert schema.unique(["b", "a", "b", "c", "a"]) == ["b", "a", "c"]
-
-
-def test_the_sides_of_a_split_are_named_once():
-    assert schema.splits() == ("train", "val", "test", "buffer", "unassigned")

@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from ecomap import train as training
+from ecomap import train_transformer as training
 from ecomap.config import load_config
 from ecomap.dataset import cached_latents, load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.loop import learning_rate
 from ecomap.model import load_bundle
 from ecomap.schema import read_dataset
-from ecomap.train import draw_doors, draw_index, train
 from ecomap.train_config import (
     AutoencoderTrainConfig,
     DropConfig,
@@ -25,6 +24,7 @@ from ecomap.train_config import (
     StartConfig,
     TrainConfig,
 )
+from ecomap.train_transformer import draw_doors, draw_index, train
 from tests.fakes import write_tiles, write_vae
 
 QUIET = Console(quiet=True)
@@ -87,10 +87,13 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
 def test_a_run_folder_holds_config_and_versions_and_refuses_another_run(world, tmp_path):
     train(config(world, steps=1), tmp_path, console=QUIET)
     assert load_config(tmp_path / "config.yaml", TrainConfig) == config(world, steps=1)
-    assert (
-        json.loads((tmp_path / "versions.json").read_text())["torch"]
-        == torch.__version__.split("+")[0]
-    )
+    path = tmp_path / "versions.json"
+    (used,) = json.loads(path.read_text())
+    assert used["torch"] == torch.__version__.split("+")[0]
+    older = used | {"torch": "2.0"}
+    path.write_text(json.dumps([older]))
+    train(config(world, steps=1), tmp_path, console=QUIET)
+    assert json.loads(path.read_text()) == [older, used]
     with pytest.raises(ConfigError, match="another config"):
         train(config(world, steps=2), tmp_path, console=QUIET)
 
