@@ -27,6 +27,10 @@ from ecomap.train_config import AutoencoderTrainConfig
 SKIP_FLAGS = {"black", "blank", "duplicate"}
 """Frames with these flags hold no image to reconstruct."""
 
+MAX_GAIN, MAX_TINT = 2.0, 1.6
+"""Largest factor (and smallest, inverted) of all channels of a crop, and of each on top of it: a
+desert of 120 to 80 becomes one that is clipped in red, as some products stretch it."""
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -80,11 +84,23 @@ def draw_batch(sources: Sequence[Frames], config: AutoencoderTrainConfig, step: 
     weights = np.array(config.dataset_weights, float)
     chosen = rng.choice(len(sources), size=count, p=weights / weights.sum())
     crops = np.stack([sources[i].crop(rng, size_px) for i in chosen])
+    if config.gain_probability:
+        crops = _with_gains(crops, config.gain_probability, rng)
     if rng.random() < 0.5:
         crops = crops[:, :, ::-1]
     if rng.random() < 0.5:
         crops = crops.transpose(0, 2, 1, 3)
     return to_pixels(torch.from_numpy(np.ascontiguousarray(crops)))
+
+
+def _with_gains(crops: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Brighten or darken the channels of some crops, clipped as stretched products are."""
+    count = len(crops)
+    log_gain = rng.uniform(-1, 1, (count, 1)) * np.log(MAX_GAIN)
+    log_gain = log_gain + rng.uniform(-1, 1, (count, 3)) * np.log(MAX_TINT)
+    log_gain[rng.random(count) >= probability] = 0.0
+    gained = crops * np.exp(log_gain)[:, None, None, :]
+    return np.clip(gained.round(), 0, 255).astype(np.uint8)
 
 
 def autoencoder_loss(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ecomap.card import BundleCard
 from ecomap.schema import LandCover, TileRecord, make_record, write_dataset
 
 TINY_SIZE_PX = 16
@@ -72,3 +73,26 @@ def write_mosaics(folder: Path, *, height: int = 384) -> Path:
     void = {"row0": 40, "row1": 60, "col0": 500, "col1": 540}
     (folder / "void_blocks.json").write_text(json.dumps([void]))
     return folder
+
+
+def write_random_bundle(
+    folder: Path, card: BundleCard, *, dtype: torch.dtype = torch.float16
+) -> Path:
+    """A bundle of the smallest sizes, its zero-initialised weights filled so that all matters."""
+    from ecomap.build import build_bundle
+    from ecomap.dataset import load_vae
+    from ecomap.model import save_bundle
+    from ecomap.train_config import TransformerConfig
+
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        num_layers=2, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
+        text_width=16, text_heads=2, climate_width=24, climate_layers=1,
+    )  # fmt: skip
+    bundle = build_bundle(config, card, load_vae(write_vae(folder / "source_vae")), 1.0)
+    for module in bundle.modules().values():
+        for parameter in module.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+    save_bundle(bundle, folder / "bundle", dtype=dtype)
+    return folder / "bundle"

@@ -63,6 +63,21 @@ def test_batches_depend_on_the_step_only_and_mix_sizes(world):
     assert -1 <= min(b.min() for b in batches) < max(b.max() for b in batches) <= 1
 
 
+def test_gains_tint_some_crops_and_clip_as_stretched_products_do():
+    crops = np.tile(np.array([200, 100, 50], np.uint8), (400, 2, 3, 1))
+    gained = training._with_gains(crops, 0.5, np.random.default_rng(0))
+    assert gained.dtype == np.uint8
+    assert (gained == gained[:, :1, :1]).all(), "a crop has one gain a channel"
+    untouched = (gained[:, 0, 0] == [200, 100, 50]).all(-1)
+    assert 0.4 < untouched.mean() < 0.6
+    factors = gained[~untouched, 0, 0, 1:] / np.array([100, 50])
+    largest = training.MAX_GAIN * training.MAX_TINT
+    assert 1 / largest - 0.02 < factors.min() < 0.5 < 2 < factors.max() < largest + 0.02
+    assert factors.std(axis=1).max() > 0.3, "channels have gains of their own"
+    assert (gained[:, 0, 0, 0] == 255).any()
+    assert (training._with_gains(crops, 0.0, np.random.default_rng(0)) == crops).all()
+
+
 def test_frames_of_other_sides_and_empty_frames_are_left_out(world, tmp_path):
     records = read_dataset(world / "tiles")
     flagged = [r.model_copy(update={"flags": ("black",)}) for r in records]

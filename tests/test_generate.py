@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
-from ecomap.dataset import load_vae
 from ecomap.errors import RequestError, SchemaError
 from ecomap.generate import generate
 from ecomap.imagery import read_image
-from ecomap.model import load_bundle, save_bundle
+from ecomap.model import load_bundle
 from ecomap.outputs import read_provenance
 from ecomap.request import place_record
 from ecomap.sample import generate_images
 from ecomap.schema import LandCover, TileRecord
-from ecomap.train_config import TransformerConfig
-from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
+from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle
 
 CARD = BundleCard(
     name="made", image_size_px=TINY_SIZE_PX, doors=DOORS, grid="geographic",
@@ -29,18 +26,8 @@ CARD = BundleCard(
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    import torch
-
-    root = tmp_path_factory.mktemp("bundle")
-    torch.manual_seed(0)
-    config = TransformerConfig(
-        num_layers=2, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
-        text_width=16, text_heads=2, climate_width=24, climate_layers=1,
-    )  # fmt: skip
-    made = build_bundle(config, CARD, load_vae(write_vae(root / "vae")), 1.0)
-    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.2)
-    save_bundle(made, root / "bundle")
-    return load_bundle(root / "bundle", device="cpu")
+    folder = write_random_bundle(tmp_path_factory.mktemp("bundle"), CARD)
+    return load_bundle(folder, device="cpu")
 
 
 def test_a_place_gets_its_normals_and_the_grid_of_the_bundle():

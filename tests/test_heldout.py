@@ -16,16 +16,14 @@ from PIL import Image
 from ecomap import heldout, image_store
 from ecomap import places as places_module
 from ecomap.autoencoder import build_autoencoder
-from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
-from ecomap.dataset import load_vae
 from ecomap.errors import DataError, RequestError
 from ecomap.heldout_data import Readings, Settings, class_month_means, read_frames, read_indices
 from ecomap.heldout_response import is_cold_case, is_dry_case, slope_within
 from ecomap.image_store import ImageMaker
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_image, to_pixels
-from ecomap.model import Bundle, load_bundle, save_bundle
+from ecomap.model import Bundle, load_bundle
 from ecomap.places import (
     Place,
     block_of,
@@ -39,9 +37,8 @@ from ecomap.places import (
 )
 from ecomap.sample import generate_images
 from ecomap.schema import LandCover, TileRecord, read_dataset, write_dataset
-from ecomap.train_config import TransformerConfig
 from ecomap.versions import fingerprint
-from tests.fakes import write_vae
+from tests.fakes import write_random_bundle
 
 HEIGHT_PX, WIDTH_PX = 16, 40
 MONTHS = (2, 5, 9)
@@ -663,19 +660,11 @@ def test_the_autoencoder_floor_is_the_bundles_autoencoder():
 
 
 def test_a_bundle_is_scored_by_its_own_generator_and_autoencoder(tmp_path):
-    torch.manual_seed(0)
     card = BundleCard(
         name="untrained", image_size_px=HEIGHT_PX, doors=DOORS, grid="geographic",
         trained_variables=("temperature_c", "precipitation_mm_day"),
     )  # fmt: skip
-    config = TransformerConfig(
-        num_layers=1, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
-        text_width=16, text_heads=2, climate_width=24, climate_layers=1,
-    )  # fmt: skip
-    made = build_bundle(config, card, load_vae(write_vae(tmp_path / "vae")), 1.0)
-    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.2)
-    save_bundle(made, tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle", device="cpu")
+    bundle = load_bundle(write_random_bundle(tmp_path, card), device="cpu")
     folder = tmp_path / "data"
     folder.mkdir()
     report = heldout.evaluate_heldout(

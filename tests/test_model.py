@@ -4,7 +4,6 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from ecomap.build import build_bundle
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate_encoder import climate_batch
 from ecomap.errors import BundleError
@@ -19,9 +18,8 @@ from ecomap.model import (
 )
 from ecomap.prompt import Prompt
 from ecomap.sample import generate_images
-from ecomap.train_config import TransformerConfig
 from ecomap.versions import fingerprint
-from tests.fakes import TINY_SIZE_PX, make_tile, write_vae
+from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle
 
 PROMPT = Prompt("a satellite image of Savannas on July. 21.5 C, 3.20 mm/day.", "unused")
 
@@ -29,22 +27,9 @@ PROMPT = Prompt("a satellite image of Savannas on July. 21.5 C, 3.20 mm/day.", "
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random bundle on disk, its zero-initialised outputs filled so that conditions matter."""
-    from ecomap.dataset import load_vae
-
-    root = tmp_path_factory.mktemp("bundle")
-    torch.manual_seed(0)
-    config = TransformerConfig(
-        num_layers=2, num_heads=2, head_width=8, joint_attention_width=40, max_latent_side=8,
-        text_width=16, text_layers=2, text_heads=2, climate_width=24, climate_layers=1,
-    )  # fmt: skip
     card = BundleCard(name="made", image_size_px=TINY_SIZE_PX, doors=DOORS)
-    bundle = build_bundle(config, card, load_vae(write_vae(root / "vae")), 1.0)
-    for module in bundle.modules().values():
-        for parameter in module.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.2)
-    save_bundle(bundle, root / "bundle", dtype=torch.float32)
-    return root / "bundle"
+    root = tmp_path_factory.mktemp("bundle")
+    return write_random_bundle(root, card, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
