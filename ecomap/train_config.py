@@ -139,6 +139,12 @@ class TrainConfig(Config):
     name: str = "ecomap-tiny"
     """Name on the model card."""
     version: str = "0"
+    imagery: str = ""
+    """What the training images are, in words for the card; by default the dataset's sources."""
+    limits: str = ""
+    """What the bundle must not be used for, in words for the card."""
+    attribution: tuple[str, ...] = ()
+    """Whom the card thanks beside the dataset's own sources."""
     transformer: TransformerConfig = TransformerConfig()
     start: StartConfig | None = None
     """Where to start from; by default everything starts untrained."""

@@ -268,12 +268,14 @@ def make_card(config: TrainConfig, records: Sequence[TileRecord]) -> BundleCard:
         grid="geographic" if first.crs == "EPSG:4326" else "utm",
         doors=DOORS,
         trained_variables=known_variables(records),
-        imagery=", ".join(unique(record.source for record in records)),
+        imagery=config.imagery or ", ".join(unique(record.source for record in records)),
+        limits=config.limits,
         min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),
         license="Apache-2.0",
         attribution=(
             *unique(record.attribution for record in records),
             *unique(record.climate_source for record in records if record.climate_source),
+            *config.attribution,
         ),
         training={
             "tiles": len(records),

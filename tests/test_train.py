@@ -1,6 +1,7 @@
 """Training: exact resume, deterministic batches, and a loss that falls."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from safetensors.torch import load_file
 
 from ecomap import train_transformer as training
 from ecomap.config import load_config
-from ecomap.dataset import cached_latents, load_vae
+from ecomap.dataset import cache_key, cached_latents, load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.loop import learning_rate
 from ecomap.model import load_bundle
+from ecomap.places import places_digest
 from ecomap.schema import read_dataset
 from ecomap.train_config import (
     AutoencoderTrainConfig,
@@ -25,7 +27,7 @@ from ecomap.train_config import (
     TrainConfig,
 )
 from ecomap.train_transformer import draw_doors, draw_index, train
-from tests.fakes import write_tiles, write_vae
+from tests.fakes import make_tile, write_tiles, write_vae
 
 QUIET = Console(quiet=True)
 
@@ -108,6 +110,10 @@ def test_the_loss_falls_and_the_bundle_loads(world, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["val_loss"] < 0.9 * lines[0]["loss"]
     bundle = load_bundle(folder, device="cpu")
+    assert bundle.card.imagery == "made"
+    assert bundle.card.training["places_sha256"] == places_digest(
+        r for r in read_dataset(world / "tiles") if r.split == "train"
+    )
     assert bundle.card.trained_variables == ("temperature_c", "precipitation_mm_day")
     assert bundle.card.training["tiles"] == 24
     assert bundle.climate_encoder is not None
@@ -146,6 +152,25 @@ def test_latents_are_cached_in_the_order_of_the_records_and_read_again(world, tm
         next(iter(vae.parameters())).add_(1.0)
     cached_latents(vae, records, folder, tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+def test_a_frame_that_changes_without_changing_size_is_encoded_again(world, tmp_path):
+    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:2]
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    before = cache_key(vae, records, tmp_path / "tiles")
+    assert before == cache_key(vae, records, world / "tiles")
+    path = tmp_path / "tiles" / records[1].image_path
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert cache_key(vae, records, tmp_path / "tiles") != before
+
+
+def test_the_card_takes_its_words_from_the_config_and_its_sources_from_the_records(world):
+    records = [make_tile(attribution="A", climate_source="B"), make_tile(attribution="A")]
+    words = {"imagery": "maps", "limits": "none", "attribution": ("C",)}
+    card = training.make_card(config(world).model_copy(update=words), records)
+    assert (card.imagery, card.limits, card.attribution) == ("maps", "none", ("A", "B", "C"))
 
 
 def test_learning_rate_rises_stays_and_falls():
