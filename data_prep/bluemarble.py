@@ -4,6 +4,7 @@ The mosaics lie on a geographic grid (1/15 degree, 7.4 km north-south), so a win
 shrinks with latitude. They are monthly MODIS composites of 2004, not Sentinel-2.
 """
 
+import filecmp
 import json
 import shutil
 from collections import Counter
@@ -128,7 +129,7 @@ def _copy_mosaics(root: Path, images: Path) -> tuple[int, int]:
     for month in MONTHS:
         source, target = root / f"{month}.jpg", images / f"{month}.jpg"
         shapes.add(read_image(source).shape[:2])
-        if not target.exists() or target.stat().st_size != source.stat().st_size:
+        if not target.exists() or not filecmp.cmp(source, target, shallow=False):
             temporary = target.with_suffix(".tmp")
             shutil.copyfile(source, temporary)
             temporary.replace(target)
@@ -150,8 +151,9 @@ def _read_voids(path: Path) -> list[Box] | None:
     if not path.exists():
         return None
     try:
-        return [(b["row0"], b["row1"], b["col0"], b["col1"]) for b in json.loads(path.read_text())]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        boxes = json.loads(path.read_text())
+        return [(int(b["row0"]), int(b["row1"]), int(b["col0"]), int(b["col1"])) for b in boxes]
+    except (ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{path} is damaged ({error!r}). Expected a list of row0, row1, col0, col1."
         ) from None

@@ -337,7 +337,9 @@ def _write(report: CheckReport, output: Path, entries: Sequence[Entry]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     figures = []
     if entries:
-        draw_sheet(entries).save(output / SHEET_FILE)
+        temporary = output / f".{SHEET_FILE}.tmp"
+        draw_sheet(entries).save(temporary, "PNG")
+        temporary.replace(output / SHEET_FILE)
         caption = f"{len(entries)} of {report.frames} frames. A coloured frame marks a flag."
         figure = page.Figure(caption=caption, png=output / SHEET_FILE, alt="Thumbnails of frames")
         figures.append(figure)

@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from data_prep.quality import FLAGS, FrameReport, Inspector
 from ecomap.errors import DataError, SchemaError
 from ecomap.imagery import read_image
-from ecomap.normals import open_normals
 from ecomap.prompt import parse_climate_sentence
 from ecomap.schema import (
     CLIMATE,
@@ -217,8 +216,6 @@ def import_ecomapper(
     )
     content = summary.to_dict() | {"license": LICENSE, "attribution": [ATTRIBUTION]}
     del content["output"]
-    if kept:
-        content["attribution"].append(open_normals().attribution)
     write_dataset(output, kept, summary=content)
     return summary
 
@@ -316,7 +313,10 @@ def _add_rows(
     # Strange bytes must not stop a scan: the table may be another program's and be passed over.
     with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file, restval="")
-        columns = set(reader.fieldnames or ())
+        try:
+            columns = set(reader.fieldnames or ())
+        except csv.Error:  # a field of unreasonable length: no table of ours
+            return
         missing = [name for name in CSV_COLUMNS if name not in columns]
         if missing and not {"location_id", "img_path"} & columns:
             return
@@ -327,6 +327,13 @@ def _add_rows(
             )
         for row in reader:
             image = _find_image(row, table, root)
+            named = NAME.fullmatch(image.stem) if image else None
+            stated = (row["location_id"], row["date"])
+            is_sound = NAME.fullmatch("_".join(stated)) and re.fullmatch(MONTH_PATTERN, stated[1])
+            if is_sound and named and stated != (named["id"], f"{named['year']}-{named['month']}"):
+                where = f"{table.name} line {reader.line_num}: {image} is not of {row['date']}"
+                failures.append(_failure(table, root, "contradicting_month", where))
+                continue
             batch = _batch(image, root) if image else CSV_BATCH.format(seed=row["seed"])
             key = (batch, row["location_id"], row["date"])
             source = sources.get(key)
@@ -518,12 +525,8 @@ def _frame(
 ) -> Frame:
     """Record of a frame with the climate of its place."""
     label = labels[source.month]
-    normals = open_normals().climate(label["lat"], label["lon"])
-    series: dict[str, Any] = {
-        f"{name}_normals": tuple(float(v) for v in values) for name, values in normals.items()
-    }
-    for name in CLIMATE:
-        series[f"{name}_history"] = _history(name, source.month, labels)
+    # No normals: those at hand are another product's, and a difference of products is no anomaly.
+    series = {f"{name}_history": _history(name, source.month, labels) for name in CLIMATE}
     folder = Path("images", source.batch, source.location_id)
     assert source.image is not None  # labels without a frame were dropped before
     record = make_record(

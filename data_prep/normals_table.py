@@ -85,8 +85,9 @@ def build_normals(era5_path: Path, land_cover_path: Path, output: Path) -> None:
         cover, land_percent = majority_cover(source.read(1))
     table = _dataset(temperature, precipitation, cover, land_percent)
     packed = {"dtype": "int16", "zlib": True, "complevel": 9, "shuffle": True}
+    temporary = output.with_name(f".{output.name}.tmp")
     table.to_netcdf(
-        output,
+        temporary,
         engine="h5netcdf",
         encoding={
             "temperature_c": packed | {"scale_factor": 0.1, "_FillValue": -32768},
@@ -95,6 +96,7 @@ def build_normals(era5_path: Path, land_cover_path: Path, output: Path) -> None:
             "land_percent": {"zlib": True, "complevel": 9},
         },
     )
+    temporary.replace(output)
 
 
 def _dataset(

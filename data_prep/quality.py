@@ -9,7 +9,7 @@ can be read in one file.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -298,11 +298,6 @@ def small_picture(image: NDArray[np.uint8]) -> NDArray[np.float32]:
         widths = np.diff([*starts, length]).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
         result = (np.add.reduceat(result, starts, axis=axis) / widths).astype(np.float32)
     return result
-
-
-def count_flags(reports: Collection[FrameReport]) -> dict[str, int]:
-    """Number of frames with each flag, in the order of `FLAGS`; absent flags count 0."""
-    return {flag: sum(flag in report.flags for report in reports) for flag in FLAGS}
 
 
 def _extremes(values: NDArray[_T]) -> tuple[NDArray[_T], NDArray[_T]]:

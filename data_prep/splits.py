@@ -69,12 +69,12 @@ def assign_splits(
         RequestError: If the fractions or sizes make no sense.
     """
     config = config or SplitConfig()
-    if min(config.test_frac, config.val_frac) < 0 or config.test_frac + config.val_frac >= 1:
+    if not (min(config.test_frac, config.val_frac) >= 0 and config.test_frac + config.val_frac < 1):
         raise RequestError(
             f"test_frac {config.test_frac:g} + val_frac {config.val_frac:g} must stay below 1, and "
             "neither may be negative."
         )
-    if config.buffer_tiles < 1:
+    if not config.buffer_tiles >= 1:
         raise RequestError(f"buffer_tiles is {config.buffer_tiles:g}; it must be at least 1.")
     if config.block_deg is not None and not 0 < config.block_deg <= 180:
         raise RequestError(f"block_deg is {config.block_deg:g}; it must lie in (0, 180].")

@@ -63,7 +63,13 @@ class Teacher(nn.Module):
                 f"Teacher folder {folder} does not exist. Point 'teacher' at TAESD3 in diffusers "
                 "layout."
             )
-        loaded = AutoencoderTiny.from_pretrained(folder, local_files_only=True)
+        try:
+            loaded = AutoencoderTiny.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"Teacher folder {folder} cannot be loaded: {error}. Expected TAESD3 in diffusers "
+                "layout."
+            ) from None
         self.network: AutoencoderTiny = loaded.float().eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -52,6 +52,16 @@ class BundleCard(BaseModel):
     """Settings and figures of its training."""
 
 
+def training_digests(card: BundleCard) -> set[str | None]:
+    """Digests of the places of all trainings behind a bundle; None for one that names none."""
+    found: set[str | None] = set()
+    training: dict[str, Any] | None = card.training
+    while training is not None:
+        found.add(training.get("places_sha256"))
+        training = training.get("started_from")
+    return found
+
+
 def read_card(folder: Path, *, name: str | None = None) -> BundleCard:
     """Read the card of a bundle; a folder without one is a plain base model.
 

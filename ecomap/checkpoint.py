@@ -80,11 +80,21 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def load_module_tensors(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `module_tensors` took; every key must match."""
+    """Put back what `module_tensors` took.
+
+    Raises:
+        DataError: If a key or a shape differs.
+    """
     for name, module in modules.items():
         prefix = f"{name}/"
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict(own)
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise DataError(
+                f"The checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()} It was "
+                "written by another version of ecomap. Choose another --output."
+            ) from None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

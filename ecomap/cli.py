@@ -37,7 +37,10 @@ class Door(TyperGroup):
             message = f"error: {error.filename} cannot be used: {error.strerror}."
             self._leave(message, EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            message = "interrupted. The same command goes on from what is already on disk."
+            message = (
+                "interrupted. The same command goes on with a training or an import where it "
+                "stopped; images and pages are made again."
+            )
             self._leave(message, EXIT_INTERRUPTED)
 
     @staticmethod

@@ -22,7 +22,8 @@ PLACE_FEATURES = {
 """Facts about a tile by the group that training withholds together. Without its share of land a
 coastal tile looks like an inland one of the same climate, and seas appear anywhere."""
 
-NUM_PLACE_FEATURES = sum(len(names) for names in PLACE_FEATURES.values())
+PLACE_FEATURE_NAMES = [name for names in PLACE_FEATURES.values() for name in names]
+"""In the order in which the encoder reads them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ClimateBatch:
     known: Tensor
     """bool, of the same shape."""
     place: Tensor
-    """``(B, NUM_PLACE_FEATURES)``; a group of `PLACE_FEATURES` is zero where it is withheld."""
+    """``(B, len(PLACE_FEATURE_NAMES))``; a group is zero where it is withheld."""
     land_cover: Tensor
     """int64 ``(B,)``: IGBP code or `UNKNOWN_COVER`."""
 
@@ -83,7 +84,7 @@ def climate_batch(records: Sequence[TileRecord]) -> ClimateBatch:
     return ClimateBatch(
         torch.from_numpy(np.stack([f.values for f in features])),
         torch.from_numpy(np.stack([f.known for f in features])),
-        torch.from_numpy(place.reshape(-1, NUM_PLACE_FEATURES)),
+        torch.from_numpy(place.reshape(-1, len(PLACE_FEATURE_NAMES))),
         torch.tensor(cover, dtype=torch.int64),
     )
 
@@ -113,6 +114,7 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
         num_variables: int = len(CLIMATE),
         num_channels: int = len(CHANNELS),
         num_land_covers: int = len(LandCover) + 1,
+        place_features: Sequence[str] = tuple(PLACE_FEATURE_NAMES),
     ) -> None:
         """Build the encoder.
 
@@ -126,6 +128,7 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
             num_variables: Climate variables a month.
             num_channels: Channels a variable.
             num_land_covers: Land-cover classes and the unknown one.
+            place_features: Names of the facts about a place that it reads.
         """
         super().__init__()
         num_inputs = num_variables * num_channels
@@ -134,7 +137,7 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
         # As large as what the months say: which month a value belongs to matters as much.
         self.position = nn.Parameter(torch.randn(num_months + 1, width) * 0.5)
         self.now_in = nn.Linear(2 * num_inputs, width)
-        self.place_in = nn.Linear(NUM_PLACE_FEATURES, width)
+        self.place_in = nn.Linear(len(place_features), width)
         self.land_cover = nn.Embedding(num_land_covers, width)
         layer = nn.TransformerEncoderLayer(
             width, num_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True,
@@ -164,8 +167,3 @@ class ClimateEncoder(ModelMixin, ConfigMixin):
         tokens = torch.cat([self.month_in(series), summary[:, None]], dim=1) + self.position
         tokens = self.norm(self.blocks(tokens))
         return self.context_out(tokens), self.pooled_out(tokens[:, -1])
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens a record."""
-        return int(self.config.num_months) + 1

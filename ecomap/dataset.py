@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from rich.progress import Progress
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ecomap.errors import BundleError, DataError
@@ -30,7 +31,7 @@ def load_vae(folder: Path) -> Vae:
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
         vae: Vae = classes[kind].from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
         raise BundleError(
             f"{folder} holds no autoencoder ({error!r}). Expected AutoencoderKL or AutoencoderTiny "
             "in diffusers layout."

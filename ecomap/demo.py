@@ -28,7 +28,7 @@ from ecomap.normals import SOURCE, open_normals
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet, synthetic_name, write_png
 from ecomap.page import UNKNOWN, Figure, Section, Table, write_page
 from ecomap.request import place_record
-from ecomap.sample import GUIDANCE, SOLVER, STEPS, Progress, generate_images
+from ecomap.sample import GUIDANCE, SOLVER, STEPS, Progress, computing, generate_images
 from ecomap.schema import CLIMATE, TileRecord, Values, unique, write_json
 from ecomap.versions import versions
 
@@ -210,7 +210,7 @@ def demo(
 ) -> DemoResult:
     """Make the demonstration: images, contact sheets, ``demo.json`` and ``index.html``.
 
-    The same arguments give the same files.
+    The same arguments give the same files on the same machine.
 
     Args:
         output: Folder; made if absent. Files of an earlier demonstration are replaced.
@@ -240,6 +240,7 @@ def demo(
     )
     settings = {
         "bundle": bundle.identity,
+        **computing(bundle.device),
         "versions": versions(),
         "steps": steps,
         "guidance": guidance,

@@ -1,5 +1,7 @@
 """Images of places under a climate: from a request to files that say how they were made."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from ecomap.sample import (
     SOLVER,
     STEPS,
     Progress,
+    computing,
     generate_images,
     known_to,
     prompt_of,
@@ -129,7 +132,7 @@ def generate(
     text = prompt if told is None else prompt_of(told).long
     settings = {
         "bundle": loaded.identity,
-        "device": str(loaded.device),
+        **computing(loaded.device),
         "doors": list(loaded.card.doors),
         "versions": versions(),
         "steps": steps,
@@ -211,6 +214,14 @@ def _notes(
     return notes
 
 
+def _request_hash(record: TileRecord | None, settings: Mapping[str, Any]) -> str:
+    """Short hash of what was asked, so that another request does not replace its files."""
+    fields = None if record is None else record.model_dump(mode="json")
+    names = ("prompt", "changes", "steps", "guidance", "solver", "bundle")
+    asked = json.dumps([fields, {name: settings[name] for name in names}], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:6]
+
+
 def _write(
     output: Path,
     images: np.ndarray,
@@ -222,6 +233,7 @@ def _write(
     """Files of a request: per image PNG, GeoTIFF and JSON; a contact sheet and a page."""
     output.mkdir(parents=True, exist_ok=True)
     stem = "prompt" if record is None else f"{record.lat:+.2f}{record.lon:+.2f}_{record.month}"
+    stem += f"_{_request_hash(record, settings)}"
     entries: list[dict[str, Any]] = []
     for image, seed in zip(images, seeds, strict=True):
         paths = {

@@ -5,21 +5,17 @@ data, the mean of the class and month, the same model under another place's clim
 and beside what it cannot beat (the autoencoder's reconstruction, real against real).
 """
 
-import math
-import shlex
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
-from ecomap.card import BundleCard, Door
+from ecomap.card import Door
 from ecomap.errors import RequestError
-from ecomap.features import FEATURE_SPACES, SPACE_NAMES
+from ecomap.features import SPACE_NAMES
 from ecomap.heldout_data import (
     SEED_STRIDE,
     ConditionName,
@@ -30,15 +26,15 @@ from ecomap.heldout_data import (
     read_sample,
 )
 from ecomap.heldout_page import write_report_page
+from ecomap.heldout_report import describe, made_by, plain, provenance
 from ecomap.heldout_response import RESPONSES, respond
 from ecomap.heldout_scores import score
 from ecomap.image_store import ImageMaker, Images, MakeImages
 from ecomap.latents import decode, encode, to_image, to_pixels
 from ecomap.model import Bundle
-from ecomap.places import block_of, first_record, shuffle_climate
+from ecomap.places import shuffle_climate
 from ecomap.sample import GUIDANCE, STEPS, generate_images
-from ecomap.schema import RECORDS_FILE, TileRecord, write_json
-from ecomap.versions import fingerprint, versions
+from ecomap.schema import TileRecord, write_json
 
 REPORT_FILE = "report.json"
 IMAGES_FOLDER = "images"
@@ -103,22 +99,33 @@ def evaluate_heldout(
     )
     _check(settings)
     sample = read_sample(dataset, settings, say)
+    side = bundle.card.image_size_px
+    if make_images is None and sample.images.shape[1:3] != (side, side):
+        raise RequestError(
+            f"The bundle makes images of {side} px, the dataset has frames of shape "
+            f"{sample.images.shape[1:3]}. Score it on frames of its own size."
+        )
     maker = ImageMaker(
         make=make_images or _generator(bundle, steps, guidance),
         folder=output / IMAGES_FOLDER,
-        context={"bundle": bundle.identity, "steps": steps, "guidance": guidance},
+        context={
+            "bundle": bundle.identity,
+            "steps": steps,
+            "guidance": guidance,
+            "made_by": made_by(bundle),
+        },
         say=say,
     )
     doors = bundle.card.doors
     made = _make_conditions(sample, settings, maker, doors)
     say("comparing")
-    report = _provenance(bundle, dataset, output, settings) | _describe(sample, bundle.card)
+    report = provenance(bundle, dataset, output, settings) | describe(sample, bundle.card)
     report |= score(sample, settings, made, reconstruct or _autoencoder(bundle))
     report["response"] = {
         response.name: respond(response, sample, settings, made, maker, doors)
         for response in RESPONSES
     }
-    report = dict(_plain(report | {"seconds": round(time.monotonic() - started, 1)}))
+    report = dict(plain(report | {"seconds": round(time.monotonic() - started, 1)}))
     write_json(output / REPORT_FILE, report)
     write_report_page(output, report, sample, made)
     return report
@@ -197,103 +204,3 @@ def _make_conditions(
                 f"frames of shape {sample.images.shape[1:]}. Score it on frames of its own size."
             )
     return made
-
-
-def _provenance(bundle: Bundle, dataset: Path, output: Path, settings: Settings) -> Report:
-    """Everything that is needed to get the same numbers again."""
-    words = ["python", "benchmarks/heldout.py", "--bundle", bundle.name]
-    words += ["--dataset", str(dataset), "--output", str(output)]
-    for name, value in asdict(settings).items():
-        flag = f"--{name.removeprefix('num_').replace('_', '-')}"
-        words += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
-    return {
-        "command": shlex.join(words),
-        "settings": asdict(settings),
-        "bundle": bundle.identity,
-        "dataset": {"folder": str(dataset), "sha256": fingerprint([dataset / RECORDS_FILE])},
-        "versions": versions(),
-    }
-
-
-def _describe(sample: Sample, card: BundleCard) -> Report:
-    """What was scored, what was left out, and how to read the numbers."""
-    places = [first_record(place) for place in sample.chosen]
-    blocks = {block_of(place) for place in places}
-    notes = [NOTES["intervals"].format(num=len(blocks)), *list(NOTES.values())[1:]]
-    seen = card.training.get("places_sha256")
-    if seen != sample.training_digest:
-        notes.insert(0, UNSURE_NOTE)
-    if any(place.climate_kind == "normal" for place in places):
-        notes.insert(0, NORMALS_NOTE)
-    if any(place.source == "bluemarble" for place in places):
-        notes.insert(0, BLUE_MARBLE_NOTE)
-    return {
-        "sample": {
-            "num_places": len(places),
-            "num_images": len(sample.records),
-            "num_blocks": len(blocks),
-            "usable_places": {split: len(group) for split, group in sample.places.items()},
-            "left_out_places": sample.dropped,
-            "training_places_are_the_bundles": None
-            if seen is None
-            else seen == sample.training_digest,
-            "land_covers": Counter(p.land_cover.label for p in places if p.land_cover),
-            "places": [
-                {"place_id": place.place_id, "lat": place.lat, "lon": place.lon} for place in places
-            ],
-        },
-        "notes": notes,
-        "feature_spaces": {name: space.description for name, space in FEATURE_SPACES.items()},
-    }
-
-
-BLUE_MARBLE_NOTE = (
-    "The frames are Blue Marble: cloud-free, colour-corrected monthly composites of 2004 at about "
-    "7.4 km a pixel. They are not Sentinel-2 tiles, and no number here may be set beside one that "
-    "was measured on 10 m imagery."
-)
-NORMALS_NOTE = (
-    "The climate given to the model is a long-term mean, the frames show one year: the weather of "
-    "that year is part of every error."
-)
-UNSURE_NOTE = (
-    "The bundle's card does not name this dataset's training side as what it learnt from: whether "
-    "it has seen the scored places is not known, and the scores may flatter it."
-)
-NOTES = {
-    "intervals": "Intervals are 95 % percentile intervals of a bootstrap over cells of 10 degrees; "
-    "the scored places lie in {num} cells, and few cells make wide and rough intervals.",
-    "land": "Greenness is the mean of G/(R+G+B) over land pixels, snow the fraction of land pixels "
-    "that are bright and grey. Each image is read over its own land (pixels that are neither as "
-    "dark as deep water nor dark blue), because no condition says where the coast runs.",
-    "anomaly": "An anomaly is a value minus the mean of its place over the scored months. It is "
-    "undefined where a method gives a place the same value in all months.",
-    "noise": "All months of a place share their noise, except without conditions, where each image "
-    "has its own: its months would otherwise be one picture repeated.",
-    "psnr": "PSNR to the real month is no target: noise decides where things lie in a generated "
-    "image, and a blurred picture would score higher.",
-    "frechet": "Every distance compares equal numbers of images. The Fréchet distance is biased "
-    "upwards at small numbers, so that it can be compared only inside this table; the kernel "
-    "distance is not biased, and its deviation is that of overlapping random subsets.",
-    "real": "Real against real compares the scored test places with other test places, or one half "
-    "of them with the other where there are too few. Windows of neighbours overlap, which flatters "
-    "this floor; where halves are compared, its number of images is smaller than the others'.",
-    "analogue": "The nearest climate analogue is a real frame of a training place, in the same "
-    "month: it is real by construction and cannot follow a climate that no place has.",
-    "response": "Observed slopes are not effects: across places and over months, radiation, soils "
-    "and people differ along with the climate. The generated slope is the model's effect of a "
-    "change sustained over all months that it sees; its nearest observed kin is the slope across "
-    "places of a class in the same month.",
-}
-"""How to read the report, in the order in which it is told."""
-
-
-def _plain(value: Any) -> Any:
-    """JSON without NaN or infinity, which JSON does not know: they become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

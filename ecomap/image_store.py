@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,5 +100,5 @@ def _read_chunk(path: Path) -> Images:
         # np.load leaves a file that it opened itself open when it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             return np.asarray(content["images"], np.uint8)
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}. Delete it; it will be made again.") from None

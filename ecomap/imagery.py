@@ -76,8 +76,3 @@ class FrameReader:
         while len(self._cache) > self.num_cached:
             self._cache.popitem(last=False)
         return image
-
-
-def read_frame(record: TileRecord, folder: Path) -> np.ndarray:
-    """Read one frame as uint8 RGB ``(height_px, width_px, 3)``; see `FrameReader.read`."""
-    return FrameReader(folder, num_cached=1).read(record)

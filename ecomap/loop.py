@@ -6,7 +6,7 @@ interrupted and resumed gives the same weights as one that was not.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from ecomap import checkpoint
 from ecomap.config import Config, dump_config
 from ecomap.errors import ConfigError, DivergenceError
-from ecomap.schema import write_json
+from ecomap.schema import RECORDS_FILE, write_json
 from ecomap.train_config import OptimConfig
-from ecomap.versions import versions
+from ecomap.versions import fingerprint, versions
+
+DATA_FILE = "data.json"
+"""Hash of the records of each dataset of a run."""
 
 StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
 """Step number -> loss to minimise and numbers to log."""
@@ -40,13 +43,20 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     return optim.learning_rate * rise * fall
 
 
-def open_run(folder: Path, config: Config) -> None:
-    """Start or reopen a run's folder: complete config and versions before the first step.
+def open_run(folder: Path, config: Config, datasets: Sequence[Path]) -> None:
+    """Start or reopen a run's folder: complete config, data and versions before the first step.
+
+    Args:
+        folder: Run folder.
+        config: Complete settings.
+        datasets: Dataset folders; a run goes on only while their records stay as they are, for
+            another split would mix what was learnt with what is held out.
 
     Raises:
-        ConfigError: If the folder holds a run with another config.
+        ConfigError: If the folder holds a run with another config or on other records.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    records = {str(path): fingerprint([path / RECORDS_FILE]) for path in datasets}
     path = folder / "config.yaml"
     if path.exists() and checkpoint.latest_checkpoint(folder / "checkpoints") is not None:
         previous = path.read_text()
@@ -57,8 +67,14 @@ def open_run(folder: Path, config: Config) -> None:
             raise ConfigError(
                 f"{folder} holds a run with another config. Choose another --output, or delete it."
             )
+        if json.loads((folder / DATA_FILE).read_text()) != records:
+            raise ConfigError(
+                f"{folder} holds a run on other records of {', '.join(records)}: they were "
+                "imported or split again since. Choose another --output, or delete it."
+            )
     else:
         dump_config(config, path)
+        write_json(folder / DATA_FILE, records)
     path = folder / "versions.json"
     used = json.loads(path.read_text()) if path.exists() else []
     if versions() not in used:

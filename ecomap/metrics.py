@@ -25,17 +25,6 @@ class KernelDistance(NamedTuple):
     """Standard deviation over subsets (ddof 0); subsets overlap, so this is no standard error."""
 
 
-class Slope(NamedTuple):
-    """Least-squares slope of y on x, in units of y per unit of x."""
-
-    slope: float
-    standard_error: float
-    low: float
-    """Lower end of the confidence interval (Student's t with num - 2 degrees of freedom)."""
-    high: float
-    num: int
-
-
 class Interval(NamedTuple):
     """A percentile interval."""
 
@@ -210,36 +199,6 @@ def group_anomaly(values: ArrayLike, groups: Groups) -> Values:
     for index in members:
         anomaly[index] = _centred(x[index])
     return anomaly
-
-
-def response_slope(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Slope:
-    """Least-squares slope of ``y`` on ``x`` with an intercept, its error and interval.
-
-    The error assumes independent residuals of equal variance; where places repeat, take
-    `bootstrap_interval` instead.
-
-    Args:
-        x: ``(N,)``, N >= 3, not constant.
-        y: ``(N,)``.
-        level: Probability of the interval, in (0, 1).
-
-    Raises:
-        ValueError: If there are fewer than three points, or ``x`` is constant.
-
-    References:
-        Draper & Smith (1998), Applied Regression Analysis, ch. 1,
-        https://doi.org/10.1002/9781118625590
-    """
-    a, b = _value_pair(x, y)
-    if len(a) < 3 or np.ptp(a) == 0:
-        raise ValueError(
-            f"A slope with an error needs 3 or more points at different x; got {len(a)} points, x "
-            f"from {a.min():g} to {a.max():g}."
-        )
-    fit = stats.linregress(a, b)
-    slope, error = float(fit.slope), float(fit.stderr)
-    reach = float(stats.t.ppf((1 + level) / 2, len(a) - 2)) * error
-    return Slope(slope, error, slope - reach, slope + reach, len(a))
 
 
 def slope_through_origin(x: ArrayLike, y: ArrayLike) -> float:

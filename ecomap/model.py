@@ -23,6 +23,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -36,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 from ecomap.attention import ABSENT, repeat_bias, use_biased_attention
 from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard, read_card, write_card
-from ecomap.climate_encoder import ClimateBatch, ClimateEncoder
+from ecomap.climate_encoder import PLACE_FEATURE_NAMES, ClimateBatch, ClimateEncoder
 from ecomap.errors import BundleError
 from ecomap.prompt import Prompt
 from ecomap.schema import write_json
@@ -132,16 +133,16 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
         folder = StableDiffusion3Pipeline.download(name) if is_on_hub else bundle_path(name)
         path = Path(folder)
         pipeline = StableDiffusion3Pipeline.from_pretrained(path, local_files_only=True)
+        encoder = None
+        if (path / CLIMATE_ENCODER_FOLDER).is_dir():
+            encoder = _load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)
     except BundleError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"Bundle {name!r} cannot be loaded: {error}. Expected a folder in the "
-            "layout of StableDiffusion3Pipeline."
+            f"Bundle {name!r} cannot be loaded: {error}. Expected a whole folder in the layout of "
+            "StableDiffusion3Pipeline, of this version of ecomap. Restore it, or train it again."
         ) from None
-    encoder = None
-    if (path / CLIMATE_ENCODER_FOLDER).is_dir():
-        encoder = _load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)
     use_biased_attention(pipeline.transformer)
     no_t5 = pipeline.text_encoder_3 is None or is_silent(pipeline.text_encoder_3)
     bundle = Bundle(
@@ -166,6 +167,12 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
 def _load_climate_encoder(folder: Path) -> ClimateEncoder:
     """Load a climate encoder, all of it."""
     encoder, found = ClimateEncoder.from_pretrained(folder, output_loading_info=True)
+    features = list(encoder.config.place_features)
+    if features != PLACE_FEATURE_NAMES:
+        raise BundleError(
+            f"{folder} reads {', '.join(features)} of a place; this version of ecomap gives "
+            f"{', '.join(PLACE_FEATURE_NAMES)}. Train it again, or use the version on its card."
+        )
     strays = [*found["missing_keys"], *found["unexpected_keys"]]
     if strays:
         raise BundleError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ecomap.card import BundleCard
 from ecomap.climate import Change, apply_changes, parse_change
-from ecomap.errors import DataError
+from ecomap.errors import DataError, RequestError
 from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, open_normals
 from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover
 
@@ -78,7 +78,11 @@ def parse_changes(asked: Mapping[str, str | None]) -> dict[str, Change]:
 def _full_month(month: str | int) -> str:
     """``YYYY-MM`` of a month that may lack its year."""
     text = str(month)
-    return f"{NOMINAL_YEAR}-{int(text):02d}" if text.isdigit() and len(text) <= 2 else text
+    return (
+        f"{NOMINAL_YEAR}-{int(text):02d}"
+        if text.isdecimal() and text.isascii() and len(text) <= 2
+        else text
+    )
 
 
 def _tile_fields(lat: float, lon: float, card: BundleCard) -> dict[str, Any]:
@@ -96,6 +100,11 @@ def _tile_fields(lat: float, lon: float, card: BundleCard) -> dict[str, Any]:
         return fields
     if card.grid == "geographic":
         pixel = metres / 1000 / KM_PER_DEG
+        if abs(lat) + pixel * size / 2 > 90:
+            raise RequestError(
+                f"A tile of {pixel * size:.1f} degrees at latitude {lat:g} reaches beyond the "
+                f"pole. Choose one within {90 - pixel * size / 2:.1f} degrees of the equator."
+            )
         left, top = lon - pixel * size / 2, lat + pixel * size / 2
         crs = "EPSG:4326"
     else:
@@ -128,5 +137,7 @@ def read_record(path: Path) -> TileRecord:
         raise DataError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object. Expected the fields of one record.")
+    if "record" in content and content["record"] is None:
+        raise DataError(f"{path} tells of an image of a text, not of a place. Use its prompt.")
     fields = content["record"] if isinstance(content.get("record"), dict) else content
     return make_record({k: v for k, v in fields.items() if v is not None}, where=str(path))

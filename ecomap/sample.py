@@ -71,6 +71,8 @@ def generate_images(
     """
     doors = bundle.card.doors if doors is None else doors
     _check_request(records, seeds, prompts, solver, doors)
+    if not all(-(2**63) <= seed < 2**63 for seed in seeds):
+        raise RequestError(f"Seeds must fit into 64 bits; got {min(seeds)} to {max(seeds)}.")
     told = [known_to(record, bundle.card) for record in records]
     texts = [prompt_of(r) if r else EMPTY_PROMPT for r in told]
     texts = list(prompts) if prompts is not None else texts
@@ -184,10 +186,22 @@ def _check_request(
         raise RequestError(f"Doors {list(doors)} are unknown. Choose from {', '.join(DOORS)}.")
 
 
-def _autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device multiplies it faster than float32."""
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """What networks compute in: bfloat16 where the device multiplies it faster than float32."""
     fast = device.type != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def computing(device: torch.device) -> dict[str, str]:
+    """Device and precision: the same request gives slightly other pixels under others."""
+    dtype = str(compute_dtype(device)).removeprefix("torch.")
+    return {"device": device.type, "precision": dtype}
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """Under `compute_dtype`."""
+    is_half = compute_dtype(device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
 
 def prompt_of(record: TileRecord) -> Prompt:

@@ -54,7 +54,7 @@ def train(
         DivergenceError: If the loss stops being finite.
     """
     task = read_yaml(config).get("task")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(f"{config}: task is {task!r}; choose one of {', '.join(TASKS)}.")
     kind, module = TASKS[task]
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]

@@ -40,6 +40,19 @@ class Frames:
     reader: FrameReader
     records: list[TileRecord]
 
+    def require(self, size_px: int) -> None:
+        """Refuse crops that do not fit into every frame.
+
+        Raises:
+            DataError: If a frame is smaller.
+        """
+        smallest = min(min(record.height_px, record.width_px) for record in self.records)
+        if smallest < size_px:
+            raise DataError(
+                f"{self.name} has frames of {smallest} px, smaller than crops of {size_px} px. "
+                "Choose smaller crops."
+            )
+
     def crop(self, rng: np.random.Generator, size_px: int) -> np.ndarray:
         """A random crop, aligned with nothing, as uint8 ``(size_px, size_px, 3)``."""
         record = self.records[int(rng.integers(len(self.records)))]
@@ -56,6 +69,9 @@ def open_frames(folders: Sequence[Path], split: str) -> list[Frames]:
     Raises:
         DataError: If a dataset has none.
     """
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Datasets are told apart by their folders' names; got {names}.")
     found = []
     for folder in folders:
         records = [
@@ -151,9 +167,14 @@ def reconstruction_psnr(network: AutoencoderKL | Teacher, pixels: Tensor) -> Ten
 def validation_pixels(
     sources: Sequence[Frames], num_images: int, size_px: int
 ) -> dict[str, Tensor]:
-    """Fixed centre crops by dataset, evenly spread over its records."""
+    """Fixed centre crops by dataset, evenly spread over its records.
+
+    Raises:
+        DataError: If a frame is smaller than the crop.
+    """
     batches = {}
     for frames in sources:
+        frames.require(size_px)
         index = np.linspace(0, len(frames.records) - 1, num_images).round().astype(int)
         crops = []
         for record in (frames.records[i] for i in np.unique(index)):
@@ -210,7 +231,7 @@ def train(
     """
     console = console or Console(stderr=True)
     _check_config(config)
-    open_run(output, config)
+    open_run(output, config, config.datasets)
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
     if config.start is not None:
@@ -218,6 +239,8 @@ def train(
     vae = vae.to(device, memory_format=torch.channels_last)
     teacher = Teacher(config.teacher).to(device).to(memory_format=torch.channels_last)
     sources = open_frames(config.datasets, "train")
+    for frames in sources:
+        frames.require(max(config.crop_px, config.image_size_px))
     held_out = validation_pixels(open_frames(config.datasets, "val"), 32, config.image_size_px)
 
     def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -47,11 +47,11 @@ class AutoencoderTrainConfig(Config):
     """Folder of TAESD3 in diffusers layout."""
     start: Path | None = None
     """Trained autoencoder of the same widths to start from; by default it starts untrained."""
-    channels: tuple[int, ...] = (24, 48, 96, 128)
+    channels: tuple[int, int, int, int] = (24, 48, 96, 128)
     """Width of each of the four resolutions; multiples of 8."""
-    image_size_px: int = 128
+    image_size_px: int = Field(default=128, gt=0)
     """Size of large crops and of validation images."""
-    crop_px: int = 64
+    crop_px: int = Field(default=64, gt=0)
     """Size of ordinary crops: a step costs in proportion to pixels."""
     large_crop_probability: float = Field(default=0.25, ge=0, le=1)
     """Share of the steps whose batch has few large crops in place of many ordinary ones."""
@@ -71,6 +71,16 @@ class AutoencoderTrainConfig(Config):
     """Whether the networks run under bfloat16 autocast."""
     seed: int = Field(default=0, ge=0)
     optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        if min(self.channels) <= 0 or any(width % 8 for width in self.channels):
+            raise ValueError(f"channels {self.channels} must be positive multiples of 8")
+        if min(self.dataset_weights, default=0) < 0 or sum(self.dataset_weights) <= 0:
+            raise ValueError(
+                f"dataset_weights {self.dataset_weights} must not be negative or all 0"
+            )
+        return self
 
 
 class TransformerConfig(Config):
@@ -106,13 +116,19 @@ class TransformerConfig(Config):
 class DropConfig(Config):
     """What training withholds, so that every door works alone and guidance has its opposite."""
 
-    text_and_tokens: float = 0.6
+    text_and_tokens: float = Field(default=0.6, ge=0)
     """Share of samples with both doors open; likewise the three below."""
-    tokens_only: float = 0.15
-    text_only: float = 0.15
-    nothing: float = 0.1
+    tokens_only: float = Field(default=0.15, ge=0)
+    text_only: float = Field(default=0.15, ge=0)
+    nothing: float = Field(default=0.1, ge=0)
     group: float = Field(default=0.1, ge=0, lt=1)
     """Probability of withholding each group of the tokens' facts from a sample."""
+
+    @model_validator(mode="after")
+    def _some_share(self) -> Self:
+        if self.text_and_tokens + self.tokens_only + self.text_only + self.nothing <= 0:
+            raise ValueError("one of the four shares must be above 0")
+        return self
 
 
 class StartConfig(Config):

@@ -34,7 +34,7 @@ from ecomap.model import (
 from ecomap.places import places_digest
 from ecomap.prompt import MASKS, draw_prompt
 from ecomap.schema import TileRecord, read_dataset, unique
-from ecomap.train_config import DropConfig, StartConfig, TrainConfig
+from ecomap.train_config import DropConfig, TrainConfig
 
 VALIDATION_LEVELS = 8
 """Equally spaced noise levels of the held-out loss (Esser et al., 2024, sec. 5.1)."""
@@ -179,13 +179,14 @@ def train(
         raise ConfigError(f"masks is {config.masks!r}; choose one of {', '.join(MASKS)}.")
     vae, shipped_vae = load_vae(config.vae), load_vae(config.bundle_vae or config.vae)
     training, held_out = load_samples(config, vae, device, console)
-    open_run(output, config)
+    open_run(output, config, [config.dataset])
     torch.manual_seed(config.seed)
-    card = make_card(config, training.records)
+    start = None if config.start is None else load_bundle(config.start.bundle, device="cpu")
+    card = make_card(config, training.records, start.card if start else None)
     bundle = build_bundle(config.transformer, card, vae, config.shift)
     modules = bundle.modules()
-    if config.start is not None:
-        take_weights(modules, config.start)
+    if config.start is not None and start is not None:
+        take_weights(modules, start, config.start.parts)
     for module in modules.values():
         module.to(device).train()
 
@@ -206,14 +207,14 @@ def train(
     return output / "bundle"
 
 
-def take_weights(modules: Mapping[str, nn.Module], start: StartConfig) -> None:
+def take_weights(modules: Mapping[str, nn.Module], start: Bundle, parts: Sequence[str]) -> None:
     """Copy the weights of some networks from a bundle.
 
     Raises:
         ConfigError: If a part is unknown or has another shape there.
     """
-    given = load_bundle(start.bundle, device="cpu").modules()
-    for part in start.parts:
+    given = start.modules()
+    for part in parts:
         if part not in modules or part not in given:
             raise ConfigError(
                 f"start.parts names {part!r}; choose from "
@@ -223,7 +224,7 @@ def take_weights(modules: Mapping[str, nn.Module], start: StartConfig) -> None:
             modules[part].load_state_dict(given[part].state_dict())
         except RuntimeError as error:
             raise ConfigError(
-                f"{part} of {start.bundle} does not fit: {str(error).splitlines()[-1].strip()} "
+                f"{part} of {start.path} does not fit: {str(error).splitlines()[-1].strip()} "
                 "Leave it out of start.parts, or give the sizes of the bundle."
             ) from None
 
@@ -257,8 +258,16 @@ def load_samples(
     return samples[0], samples[1]
 
 
-def make_card(config: TrainConfig, records: Sequence[TileRecord]) -> BundleCard:
-    """Card of a bundle trained on some records."""
+def make_card(
+    config: TrainConfig, records: Sequence[TileRecord], start: BundleCard | None = None
+) -> BundleCard:
+    """Card of a bundle trained on some records.
+
+    Args:
+        config: Complete settings.
+        records: The training side.
+        start: Card of the bundle that training started from; its training is carried over.
+    """
     first = records[0]
     return BundleCard(
         name=config.name,
@@ -282,5 +291,6 @@ def make_card(config: TrainConfig, records: Sequence[TileRecord]) -> BundleCard:
             "places": len({record.place_id for record in records}),
             "places_sha256": places_digest(records),
             "config": config.model_dump(mode="json"),
+            **({} if start is None else {"started_from": start.training}),
         },
     )

@@ -10,8 +10,9 @@ PACKAGES = ("ecomap", "torch", "diffusers", "transformers", "peft", "accelerate"
 
 
 def versions() -> dict[str, str]:
-    """Versions by name: `PACKAGES` as installed ("not installed" where absent), and Python."""
-    found = {"python": platform.python_version()}
+    """Versions by name: Python, `PACKAGES` (or "not installed"), and a hash of our code."""
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    found = {"python": platform.python_version(), "ecomap_code": fingerprint(code)[:12]}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -63,6 +63,30 @@ def test_batches_depend_on_the_step_only_and_mix_sizes(world):
     assert -1 <= min(b.min() for b in batches) < max(b.max() for b in batches) <= 1
 
 
+def test_crops_that_do_not_fit_and_datasets_of_one_name_are_refused(world, tmp_path):
+    sources = open_frames([world / "tiles"], "val")
+    with pytest.raises(DataError, match="smaller than crops of 40 px"):
+        training.validation_pixels(sources, 4, 40)
+    with pytest.raises(DataError, match="smaller than crops"):
+        train(config(world, crop_px=40), tmp_path, console=QUIET)
+    with pytest.raises(ConfigError, match="told apart"):
+        open_frames([world / "tiles", tmp_path / "tiles"], "val")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"channels": (30, 32, 32, 32)}, {"channels": (8, 8, 8)}, {"dataset_weights": (0.0,)},
+              {"crop_px": 0}],
+)  # fmt: skip
+def test_impossible_settings_are_refused(world, wrong):
+    with pytest.raises(ValueError, match=r"channels|dataset_weights|crop_px"):
+        config(world, **wrong)
+
+
+def test_a_folder_that_holds_no_teacher_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        Teacher(tmp_path)
+
+
 def test_gains_tint_some_crops_and_clip_as_stretched_products_do():
     crops = np.tile(np.array([200, 100, 50], np.uint8), (400, 2, 3, 1))
     gained = training._with_gains(crops, 0.5, np.random.default_rng(0))

@@ -120,7 +120,8 @@ def test_version_names_what_matters_and_its_version():
     torch_version = import_module("torch").__version__.split("+")[0]
     assert versions["torch"].split("+")[0] == torch_version
     assert set(versions) == {
-        *("ecomap", "python", "torch", "diffusers", "transformers", "peft", "accelerate")
+        *("ecomap", "ecomap_code", "python", "torch", "diffusers", "transformers", "peft"),
+        "accelerate",
     }
 
 

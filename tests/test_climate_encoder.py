@@ -31,7 +31,6 @@ def encode(encoder, *records):
 def test_one_token_a_month_and_one_for_the_place(encoder):
     tokens, pooled = encode(encoder, make_tile(), make_tile())
     assert tokens.shape == (2, SERIES_MONTHS + 1, 40)
-    assert encoder.num_tokens == SERIES_MONTHS + 1
     assert pooled.shape == (2, 10)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ecomap import demo, open_normals
@@ -38,6 +39,7 @@ FREEZING = np.array([200, 200, 200])
 @dataclass
 class ToyBundle:
     card: BundleCard = CARD
+    device = torch.device("cpu")
 
     @property
     def identity(self):

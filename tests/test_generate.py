@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ecomap.card import DOORS, BundleCard
-from ecomap.errors import RequestError, SchemaError
+from ecomap.errors import DataError, EcomapError, RequestError, SchemaError
 from ecomap.generate import generate
 from ecomap.imagery import read_image
 from ecomap.model import load_bundle
@@ -104,6 +104,33 @@ def test_files_hold_pixels_place_and_provenance(bundle, tmp_path):
     assert "April" in result.images[0]["prompt"]
     for name in ("contact_sheet_synth.png", "index.html", "generate.json"):
         assert (tmp_path / name).is_file()
+
+
+def test_another_request_does_not_replace_the_files_of_the_first(bundle, tmp_path):
+    made = [
+        generate(lat=61.0, lon=25.0, month=4, temperature=change, steps=1, bundle=bundle,
+                 output=tmp_path)
+        for change in ("-4", "+4", "-4")
+    ]  # fmt: skip
+    files = [result.images[0]["png"] for result in made]
+    assert files[0] == files[2] != files[1]
+    assert len(list(tmp_path.glob("*seed0_synth.png"))) == 2
+
+
+def test_seeds_beyond_64_bits_and_tiles_beyond_the_pole_are_refused(bundle, tmp_path):
+    for request in ({"lat": 61.0, "seed": 2**63}, {"lat": 61.0, "month": "²"}):
+        with pytest.raises(EcomapError):
+            generate(**({"lon": 25.0, "month": 4, "bundle": bundle, "output": tmp_path} | request))
+    card = CARD.model_copy(update={"grid": "geographic", "ground_sampling_distance_m": 7421.0,
+                                   "image_size_px": 128})  # fmt: skip
+    with pytest.raises(RequestError, match=r"within 85\.7 degrees"):
+        place_record(88.0, 25.0, 4, bundle_card=card)
+
+
+def test_the_provenance_of_a_text_is_no_record(bundle, tmp_path):
+    made = generate(prompt="snow", steps=1, bundle=bundle, output=tmp_path)
+    with pytest.raises(DataError, match="image of a text"):
+        generate(record=Path(made.images[0]["json"]), steps=1, bundle=bundle, output=tmp_path)
 
 
 def test_a_record_file_can_be_asked_again(bundle, tmp_path):

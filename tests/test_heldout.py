@@ -144,8 +144,8 @@ def write_bundle(folder, weights=b"weights", **training) -> Bundle:
     folder.mkdir(exist_ok=True)
     (folder / "weights.safetensors").write_bytes(weights)
     card = BundleCard(name="painter", doors=("text", "tokens"), training=training)
-    none = (None, None)
-    return Bundle(folder, card, None, None, None, none, none)
+    network, none = SimpleNamespace(device="cpu"), (None, None)
+    return Bundle(folder, card, network, None, None, none, none)
 
 
 def run(bundle, dataset, output, painter, **options):
@@ -323,9 +323,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bundle, dataset, tmp_path, 
         assert report[part] == evaluated[0][part]
     run(bundle, dataset, tmp_path / "out", again)
     assert not again.calls
-    bundle = write_bundle(bundle.path, b"other weights")
     run(bundle, dataset, tmp_path / "out", again, steps=7)
     assert len(again.calls) == 5
+    run(write_bundle(bundle.path, b"other weights"), dataset, tmp_path / "out", again)
+    assert len(again.calls) == 10
 
 
 def test_halves_are_compared_where_test_places_are_few(bundle, dataset, tmp_path):
@@ -346,6 +347,7 @@ def test_cells_decide_intervals_and_nothing_else(bundle, dataset, tmp_path, eval
         )
         # south and north of the equator, east and west of Greenwich are cells of their own
         assert found["value"] == before["value"]
+        assert (found["low"], found["high"]) != (before["low"], before["high"])
     assert report["sample"]["num_blocks"] < evaluated[0]["sample"]["num_blocks"]
 
 

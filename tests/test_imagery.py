@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ecomap.errors import DataError
-from ecomap.imagery import FrameReader, read_frame
+from ecomap.imagery import FrameReader
 from tests.fakes import made_image, make_tile
 
 
@@ -13,7 +13,7 @@ def test_a_window_of_a_larger_frame_is_read(tmp_path):
     image = made_image(1, 40, 60)
     Image.fromarray(image).save(tmp_path / "a.png")
     record = make_tile(image_path="a.png", window_px=(7, 11, 16, 16))
-    assert (read_frame(record, tmp_path) == image[11:27, 7:23]).all()
+    assert (FrameReader(tmp_path).read(record) == image[11:27, 7:23]).all()
 
 
 def test_a_reader_keeps_the_last_files_only(tmp_path):
@@ -36,7 +36,7 @@ def test_a_reader_keeps_the_last_files_only(tmp_path):
 def test_damaged_files_are_named(tmp_path, content, message):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_frame(make_tile(image_path="a.png"), tmp_path)
+        FrameReader(tmp_path).read(make_tile(image_path="a.png"))
 
 
 def test_a_truncated_file_is_named(tmp_path):
@@ -44,18 +44,18 @@ def test_a_truncated_file_is_named(tmp_path):
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="not a readable image"):
-        read_frame(make_tile(image_path="a.png"), tmp_path)
+        FrameReader(tmp_path).read(make_tile(image_path="a.png"))
 
 
 def test_sixteen_bit_and_wrong_size_are_refused(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="Expected 8-bit"):
-        read_frame(make_tile(image_path="a.png"), tmp_path)
+        FrameReader(tmp_path).read(make_tile(image_path="a.png"))
     Image.fromarray(made_image(1, 16, 12)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"16 x 12 px .* Expected 16 x 16 px"):
-        read_frame(make_tile(image_path="b.png"), tmp_path)
+        FrameReader(tmp_path).read(make_tile(image_path="b.png"))
 
 
 def test_a_record_without_a_frame_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no image_path"):
-        read_frame(make_tile(), tmp_path)
+        FrameReader(tmp_path).read(make_tile())

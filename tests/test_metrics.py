@@ -178,23 +178,6 @@ def test_group_anomaly_of_equal_values_is_exactly_zero() -> None:
     assert anomaly.tolist() == [0, 0, 0, -1, 1]
 
 
-def test_response_slope_by_hand() -> None:
-    # x deviations (-1, 0, 1), y deviations (-2, 1, 1): slope 3 / 2; residuals (-0.5, 1, -0.5),
-    # sum of squares 1.5 over 1 degree of freedom and sum of squares of x 2: error sqrt(0.75)
-    fit = metrics.response_slope([1, 2, 3], [0, 3, 3])
-    assert fit.slope == pytest.approx(1.5)
-    assert fit.standard_error == pytest.approx(np.sqrt(0.75))
-    assert fit.high - fit.slope == pytest.approx(12.7062 * np.sqrt(0.75), rel=1e-5)  # t(0.975, 1)
-    assert fit.low == pytest.approx(3 - fit.high)
-    assert fit.num == 3
-
-
-@pytest.mark.parametrize("x", [[1, 2], [4, 4, 4]])
-def test_response_slope_needs_three_points_at_different_x(x: list[int]) -> None:
-    with pytest.raises(ValueError, match="3 or more points at different x"):
-        metrics.response_slope(x, range(len(x)))
-
-
 def test_bootstrap_interval_covers_a_mean_as_the_normal_law_says() -> None:
     values = np.random.default_rng(10).normal(5, 2, 400)
     groups = [str(i) for i in range(400)]

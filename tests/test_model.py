@@ -1,5 +1,7 @@
 """A bundle is what the stock pipeline loads, and conditions are what it would make of a prompt."""
 
+import json
+
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -154,6 +156,33 @@ def test_a_climate_encoder_of_another_version_is_refused(folder, tmp_path):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(BundleError, match=r"1 weights, such as null, are missing"):
         load_bundle(tmp_path / "old", device="cpu")
+    save_file(load_file(folder / path.relative_to(tmp_path / "old")) | {
+        "place_in.weight": torch.zeros(24, 6)}, path, metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(BundleError, match=r"place_in.weight"):
+        load_bundle(tmp_path / "old", device="cpu")
+
+
+def test_a_climate_encoder_that_reads_other_facts_is_refused(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "old")
+    path = tmp_path / "old" / "climate_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    config["place_features"][0] = "altitude"
+    path.write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="reads altitude, cos_month"):
+        load_bundle(tmp_path / "old", device="cpu")
+
+
+@pytest.mark.parametrize("part", ["climate_encoder", "text_encoder", "transformer", "vae"])
+def test_a_truncated_part_is_refused(folder, tmp_path, part):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "cut")
+    (path,) = (tmp_path / "cut" / part).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        load_bundle(tmp_path / "cut", device="cpu")
 
 
 def test_an_incomplete_bundle_is_refused(folder, tmp_path):

@@ -14,8 +14,9 @@ from PIL import Image
 
 from data_prep import ecomapper
 from data_prep.ecomapper import CSV_COLUMNS, import_ecomapper, scan_ecomapper
+from ecomap.climate import climate_features
 from ecomap.errors import DataError, SchemaError
-from ecomap.schema import LandCover, TileRecord, read_dataset, read_summary
+from ecomap.schema import CLIMATE, LandCover, TileRecord, read_dataset, read_summary
 
 SENTENCE = (
     "The average temperature over the last month was {} C with an average precipitation of {} mm "
@@ -139,12 +140,11 @@ def test_a_frame_that_cannot_be_read_still_gives_its_climate_to_later_months(tre
     assert history[10] == -5.5
 
 
-def test_normals_are_those_of_the_place_and_solar_is_not_known(tree: Path):
+def test_no_other_products_normals_stand_beside_observed_values(tree: Path):
     import_ecomapper(tree, tree.parent / "out")
     record = records_of(tree.parent / "out")["2017-01"]
-    assert record.temperature_c_normals is not None
-    assert record.temperature_c_normals[6] > record.temperature_c_normals[0] + 15  # Death Valley
-    assert record.solar_radiation_mj_m2_day_normals is None
+    assert all(getattr(record, f"{name}_normals") is None for name in CLIMATE)
+    assert not climate_features(record).known[:, :, 1:].any(), "its anomalies are unknown"
 
 
 def test_the_same_id_in_two_batches_is_two_places(tree: Path):
@@ -412,6 +412,25 @@ def test_a_csv_row_labels_a_frame_without_json(tmp_path: Path):
     assert (record.lat, record.lon, record.cloud_frac) == (63.0, 43.5, 0.25)
     assert (record.state, record.country) == ("Arkhangelsk Oblast", "Russia")
     assert "not stated" in str(record.climate_source)
+
+
+@pytest.mark.parametrize("changes", [{"date": "2018-03"}, {"location_id": "8"}])
+def test_a_csv_row_whose_frame_is_of_another_month_or_place_is_dropped(
+    tmp_path: Path, changes: dict[str, str]
+):
+    batch = "proportional_sampled_points_seed_14"
+    write_tile(tmp_path / "tree", None, name="9_2018-02", batch=batch)
+    row = csv_row(img_path=f"{batch}/9/9_2018-02.png", **changes)
+    write_csv(tmp_path / "tree" / "seed_14.csv", [row, csv_row()])
+    summary = import_ecomapper(tmp_path / "tree", tmp_path / "out")
+    assert [record.month for record in read_dataset(tmp_path / "out")] == ["2018-02"]
+    assert summary.dropped == {"contradicting_month": 1}
+
+
+def test_a_table_with_a_field_beyond_reason_is_passed_over(tmp_path: Path):
+    write_tile(tmp_path / "tree", test_label("2018-02"), name="9_2018-02")
+    (tmp_path / "tree" / "huge.csv").write_text("x" * 200_000)
+    assert import_ecomapper(tmp_path / "tree", tmp_path / "out").sentence == "kept 1 of 1 frames"
 
 
 @pytest.mark.parametrize("table", ["b1.csv", "b1/rows.csv"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_prep import quality
-from data_prep.quality import FLAGS, FrameReport, Inspector, Seam, inspect_frame
+from data_prep.quality import FrameReport, Inspector, Seam, inspect_frame
 from ecomap.imagery import read_image
 
 
@@ -251,13 +251,6 @@ def test_a_small_picture_holds_the_means_of_its_cells():
     assert small[0, 0].tolist() == [60, 0, 0]
     assert small[0, 1].tolist() == [0, 2, 0]
     assert quality.small_picture(image[:5, :7]).shape == (5, 7, 3)
-
-
-def test_counts_name_every_flag():
-    counts = quality.count_flags([report().with_flag("seam"), report().with_flag("seam"), report()])
-    assert counts["seam"] == 2
-    assert counts["blank"] == 0
-    assert tuple(counts) == FLAGS
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3)])

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from ecomap import dataset
 from ecomap import train_transformer as training
+from ecomap.card import read_card, training_digests
+from ecomap.checkpoint import latest_checkpoint
 from ecomap.config import load_config
 from ecomap.dataset import cache_key, cached_latents, load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.loop import learning_rate
 from ecomap.model import load_bundle
 from ecomap.places import places_digest
-from ecomap.schema import read_dataset
+from ecomap.schema import read_dataset, write_dataset
 from ecomap.train_config import (
     AutoencoderTrainConfig,
     DropConfig,
@@ -204,6 +207,59 @@ def test_null_tokens_grow_from_one_to_all():
     assert training.ramped_null_tokens(256, (0, 0), 0) == 256
 
 
+def test_a_run_does_not_go_on_when_its_records_were_split_again(world, tmp_path):
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    settings = config(world, steps=2).model_copy(update={"dataset": tmp_path / "tiles"})
+    train(settings, tmp_path / "run", console=QUIET)
+    records = read_dataset(tmp_path / "tiles")
+    moved = [
+        r.model_copy(update={"split": "test"}) if r.place_id == records[0].place_id else r
+        for r in records
+    ]
+    assert moved != records
+    write_dataset(tmp_path / "tiles", moved)
+    with pytest.raises(ConfigError, match="on other records"):
+        train(settings, tmp_path / "run", console=QUIET)
+
+
+def test_a_checkpoint_of_other_shapes_says_so(world, tmp_path):
+    train(config(world, steps=2), tmp_path, console=QUIET)
+    path = latest_checkpoint(tmp_path / "checkpoints") / "state.safetensors"
+    tensors = load_file(path)
+    key = next(k for k in tensors if k.startswith("climate_encoder/"))
+    save_file(tensors | {key: torch.zeros(3, 5)}, path)
+    with pytest.raises(DataError, match="does not fit climate_encoder"):
+        train(config(world, steps=2), tmp_path, console=QUIET)
+
+
+def test_an_interrupted_cache_of_latents_ends_like_one_that_was_not(world, tmp_path, monkeypatch):
+    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:9]
+    straight = cached_latents(vae, records, world / "tiles", tmp_path / "a", batch_size=2)
+    real, count = dataset.encode, [0]
+
+    def halting(*args):
+        count[0] += 1
+        if count[0] == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(dataset, "encode", halting)
+    with pytest.raises(KeyboardInterrupt):
+        cached_latents(vae, records, world / "tiles", tmp_path / "b", batch_size=2)
+    assert not list((tmp_path / "b").glob("latents_????????????????.npy"))
+    count[0] = 100
+    resumed = cached_latents(vae, records, world / "tiles", tmp_path / "b", batch_size=2)
+    np.testing.assert_allclose(resumed, straight, atol=2e-3)
+    assert sorted(p.suffix for p in (tmp_path / "b").iterdir()) == [".npy"]
+
+
+def test_impossible_shares_are_refused():
+    with pytest.raises(ValueError, match="one of the four shares"):
+        DropConfig(text_and_tokens=0, tokens_only=0, text_only=0, nothing=0)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        DropConfig(text_only=-0.1)
+
+
 def test_training_starts_from_the_parts_that_are_named(world, tmp_path):
     first = train(config(world, steps=2), tmp_path / "first", console=QUIET)
     start = {"bundle": first, "parts": ("transformer",)}
@@ -214,6 +270,11 @@ def test_training_starts_from_the_parts_that_are_named(world, tmp_path):
     name = "transformer/diffusion_pytorch_model.safetensors"
     for key, value in before[name].items():
         torch.testing.assert_close(after[name][key], value, atol=2e-3, rtol=0)
+    card, old = read_card(second), read_card(first)
+    assert card.training["started_from"] == old.training
+    assert training_digests(card) == {old.training["places_sha256"]}
+    elsewhere = {"places_sha256": "x", "started_from": {"tiles": 3}}
+    assert training_digests(card.model_copy(update={"training": elsewhere})) == {"x", None}
     name = "climate_encoder/diffusion_pytorch_model.safetensors"
     assert any((before[name][key] - after[name][key]).abs().max() > 0.01 for key in before[name])
     bad = changed.model_copy(update={"start": StartConfig(bundle=first, parts=("vae",))})
