@@ -116,7 +116,7 @@ def _with_gains(crops: np.ndarray, probability: float, rng: np.random.Generator)
     log_gain = log_gain + rng.uniform(-1, 1, (count, 3)) * np.log(MAX_TINT)
     log_gain[rng.random(count) >= probability] = 0.0
     gained = crops * np.exp(log_gain)[:, None, None, :]
-    return np.clip(gained.round(), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(gained.round(), 0, 255), np.uint8)
 
 
 def autoencoder_loss(
