@@ -19,8 +19,8 @@ PLACE_FEATURES = {
     "place": ("sin_month", "cos_month", "sin_lat", "cos_lat", "log_pixel_size", "place_known"),
     "land": ("land_frac", "land_known"),
 }
-"""Facts about a tile by the group that training withholds together. Without its share of land a
-coastal tile looks like an inland one of the same climate, and seas appear anywhere."""
+"""Facts about a tile by the group that training withholds together. The share of land tells a
+coastal tile from an inland one of the same climate."""
 
 PLACE_FEATURE_NAMES = [name for names in PLACE_FEATURES.values() for name in names]
 """In the order in which the encoder reads them."""
