@@ -99,6 +99,18 @@ class Change:
     value: float
     """In the variable's unit; a factor has none."""
 
+    @property
+    def is_none(self) -> bool:
+        """Whether it leaves everything as it is."""
+        return (self.kind, self.value) in {("offset", 0), ("factor", 1)}
+
+    @property
+    def text(self) -> str:
+        """As a user types it."""
+        if self.kind == "offset":
+            return f"{self.value:+g}"
+        return f"{'x' if self.kind == 'factor' else '='}{self.value:g}"
+
 
 def parse_change(text: str, variable: ClimateVariable) -> Change:
     """Read ``+2`` or ``-10`` (offset), ``x0.5`` (factor) or ``=21.5`` (absolute).
@@ -148,6 +160,9 @@ def apply_changes(record: TileRecord, changes: Mapping[str, Change]) -> TileReco
         SchemaError: If a changed value leaves the variable's range.
     """
     update: dict[str, object] = {}
+    if told := [f"{CLIMATE[n].short} {c.text}" for n, c in changes.items() if not c.is_none]:
+        words = ", ".join(told)
+        update["climate_source"] = f"{record.climate_source or 'not stated'}; changed: {words}"
     for name, change in changes.items():
         variable, today = CLIMATE[name], getattr(record, name)
         if change.kind == "absolute":

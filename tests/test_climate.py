@@ -14,6 +14,7 @@ from ecomap.climate import (
 )
 from ecomap.errors import RequestError, SchemaError
 from ecomap.schema import CLIMATE, SERIES_MONTHS, make_record
+from tests.fakes import make_tile
 
 T, P, R = "temperature_c", "precipitation_mm_day", "solar_radiation_mj_m2_day"
 NORMALS_T = tuple(float(v) for v in range(12))
@@ -153,3 +154,15 @@ def test_what_is_not_known_can_be_set_but_not_shifted():
 
 def test_known_variables_are_those_of_some_record():
     assert known_variables([record(), record(precipitation_mm_day=1.0)]) == (P,)
+
+
+@pytest.mark.parametrize("text", ["+2", "-10", "x0.5", "=21.5"])
+def test_a_changed_climate_says_so_in_its_source(text):
+    variable = CLIMATE["precipitation_mm_day"]
+    change = parse_change(text, variable)
+    assert change.text == text
+    record = make_tile(precipitation_mm_day=20.0, climate_source="stations")
+    changed = apply_changes(record, {variable.name: change})
+    assert changed.climate_source == f"stations; changed: precipitation {text}"
+    for nothing in ({}, {variable.name: parse_change("x1", variable)}):
+        assert apply_changes(record, nothing) == record
