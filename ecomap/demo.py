@@ -107,8 +107,7 @@ lie in the area that it was trained on. How well it does where it has never been
 images of held-out areas, beside real ones.
 
 The model is told the climate, the latitude, the main land cover and the share of land of a place,
-not its map, and it pays little heed to the share of land: coasts, whole seas, lakes, rivers and
-mountains in these pictures are invented.
+not its map: coasts, lakes, rivers and mountains in these pictures are invented.
 
 A changed climate is applied to all months of the year, as if the place had always had it. The model
 knows what places of different climate looked like, so it answers with the look of such places. It
