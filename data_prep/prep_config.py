@@ -22,7 +22,9 @@ ProviderName = Literal[
 SamplingMode = Literal["all", "uniform", "proportional", "quota"]
 CloudMask = Literal["scl", "omnicloudmask"]
 ClimateSource = Literal["power", "power-daily", "cf", "none"]
-LandCoverSource = Literal["worldcover", "mcd12q1-geotiff", "mcd12q1-service", "dynamicworld", "none"]
+LandCoverSource = Literal[
+    "worldcover", "mcd12q1-geotiff", "mcd12q1-service", "dynamicworld", "none"
+]
 
 
 class RegionConfig(Config):
@@ -68,7 +70,7 @@ class SamplingConfig(Config):
     """``all``; ``uniform``: any; ``proportional`` to land cover; ``quota``: so many a class."""
     num_places: int | None = Field(default=100, ge=1)
     """Places to draw, where the mode draws."""
-    quotas: dict[str, int] = {}
+    quotas: dict[str, int] = Field(default_factory=dict)
     """For ``quota``: places by IGBP class (name or code); other classes get none."""
     min_land_frac: float = Field(default=0.25, ge=0, le=1)
     """Cells with less land are left out, and counted."""

@@ -50,7 +50,8 @@ def cache_key(vae: Vae, records: Sequence[TileRecord], folder: Path) -> str:
         with (folder / path).open("rb") as file:
             digest.update(path.encode() + hashlib.file_digest(file, "sha256").digest())
     for record in records:
-        digest.update(f"{record.tile_id}:{record.image_path}:{record.window_px}".encode())
+        parts = (record.tile_id, record.image_path, record.window_px, record.reflectance_range)
+        digest.update(":".join(map(str, parts)).encode())
     return digest.hexdigest()[:16]
 
 

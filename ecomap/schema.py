@@ -40,6 +40,7 @@ ClimateKind = Literal["observed", "normal"]
 """``observed``: values of that very month. ``normal``: long-term means; anomalies are unknown."""
 
 MONTH_PATTERN = r"^\d{4}-(0[1-9]|1[0-2])$"
+ACQUIRED_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 
 
 class ClimateVariable(BaseModel):
@@ -230,8 +231,27 @@ class TileRecord(BaseModel):
     transform: tuple[float, float, float, float, float, float] | None = None
     """Affine coefficients a-f (rasterio order) of the frame, in units of ``crs``."""
 
+    acquired: str | None = Field(default=None, pattern=ACQUIRED_PATTERN)
+    """When the satellite saw the tile, UTC, ISO 8601 to the second; None for composites."""
+    scene_ids: tuple[str, ...] = ()
+    """Items of the catalogue that the frame was made of, the one on top first."""
+    processing_baseline: str | None = None
+    """Version of the agency's processing, such as ``05.09``."""
+    digital_number_offset: int | None = None
+    """What was added to the scene's digital numbers, already applied in the frame."""
+    bands: tuple[str, ...] = ()
+    """Bands of a 16-bit frame in their order, such as ``B04``; empty for 8-bit RGB."""
+    reflectance_range: tuple[float, float] | None = None
+    """Reflectance shown as 0 and as 255 where a 16-bit frame is read as 8-bit RGB."""
+
     land_cover: LandCover | None = None
     """Majority IGBP class of the tile."""
+    land_cover_frac: float | None = Field(default=None, ge=0, le=1)
+    """Fraction of the tile that the evidence for this class covers (purity), [0, 1]."""
+    land_cover_fracs: tuple[float, ...] | None = None
+    """Fractions of the tile by IGBP code 1 to 17, where known."""
+    land_cover_source: str | None = None
+    """Map and year that the class comes from."""
     land_frac: float | None = Field(default=None, ge=0, le=1)
     """Fraction of the tile that is land, [0, 1]."""
     state: str | None = None
@@ -251,12 +271,19 @@ class TileRecord(BaseModel):
     precipitation_mm_day_normals: Values | None = None
     solar_radiation_mj_m2_day_normals: Values | None = None
 
+    spi: float | None = None
+    """Standardised precipitation index of the months up to this one, standard deviations."""
+    sti: float | None = None
+    """Likewise for temperature."""
+
     cloud_frac: float | None = Field(default=None, ge=0, le=1)
     """Fraction of the tile under cloud as its source says, [0, 1]."""
     nodata_frac: float | None = Field(default=None, ge=0, le=1)
     """Fraction of pixels without data, measured on the frame, [0, 1]."""
     snow_frac: float | None = Field(default=None, ge=0, le=1)
     """Fraction of pixels that look like snow (`ecomap.indices.snow_fraction`), [0, 1]."""
+    scene_snow_frac: float | None = Field(default=None, ge=0, le=1)
+    """Fraction of the tile under snow as its source says, [0, 1]."""
     flags: tuple[str, ...] = ()
     """Reasons for caution found on the frame (`data_prep.quality`), sorted."""
 
@@ -295,6 +322,23 @@ class TileRecord(BaseModel):
     ) -> tuple[int, int, int, int] | None:
         if value is not None and (min(value[:2]) < 0 or min(value[2:]) <= 0):
             raise ValueError(f"{value} must have column, row >= 0 and width, height > 0")
+        return value
+
+    @field_validator("land_cover_fracs")
+    @classmethod
+    def _one_fraction_a_class(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (len(value) != len(LandCover) or not 0 <= sum(value) <= 1.001):
+            raise ValueError(
+                f"{len(value)} fractions with the sum {sum(value):g}; expected {len(LandCover)}, "
+                "by IGBP code, with a sum of at most 1"
+            )
+        return value
+
+    @field_validator("reflectance_range")
+    @classmethod
+    def _range_has_a_length(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(f"{value} must hold the darker reflectance first")
         return value
 
     @model_validator(mode="after")

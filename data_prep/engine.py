@@ -1,0 +1,239 @@
+"""One function over many tasks: in this process, in others, or on a Dask cluster.
+
+Tasks are independent, wait for the network, and write their own files, so that nothing but short
+states travels back. They go out in batches of neighbours through a sliding window: a million tasks
+are never in memory, nor in a scheduler, at once. Any batch may run twice (a worker was lost): tasks
+are idempotent and files are renamed into place.
+"""
+
+import multiprocessing
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_prep.prep_config import EngineConfig
+from data_prep.tasks import State, Task, TaskFunction, do_task, open_tasks, write_outcome
+from ecomap.errors import DataError, RequestError
+
+Progress = Callable[[int, int], None]
+States = Counter[State]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+WINDOW_PER_WORKER = 2
+"""Batches that are under way or wait, per worker: none is idle while the next one is made."""
+BATCHES_PER_WORKER = 4
+"""Small runs are cut into at least so many batches a worker, so that all end at about one time."""
+DASK_RETRIES = 2
+
+_stop: Event | None = None
+"""In a worker process: set when the run is interrupted."""
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    function: TaskFunction,
+    folder: Path,
+    *,
+    config: EngineConfig,
+    progress: Progress | None = None,
+) -> States:
+    """Do the tasks that are still to be done, and write what became of each.
+
+    Args:
+        tasks: All tasks of a step, neighbours beside each other.
+        function: Importable by name in other processes.
+        folder: Dataset folder, the same path on every worker.
+        config: Where tasks run.
+        progress: Called with (done, total) tasks, those of earlier runs included.
+
+    Returns:
+        States of the tasks that were done now.
+
+    Raises:
+        DataError: If a worker process dies, or a cluster does not answer.
+        OSError: If the folder cannot be written to.
+    """
+    pending = list(open_tasks(tasks, folder))
+    num_settled = len(tasks) - len(pending)
+    states: States = Counter()
+    if progress:
+        progress(num_settled, len(tasks))
+    if not pending:
+        return states
+    share = -(-len(pending) // (config.num_workers * BATCHES_PER_WORKER))
+    batches = batched(pending, min(config.batch_size, max(share, config.num_threads)))
+    work = partial(run_batch, function=function, folder=folder, num_threads=config.num_threads)
+    with open_executor(config.scheduler, num_workers=config.num_workers) as executor:
+        for batch_states in map_unordered(work, batches, executor, window=_window(config)):
+            states.update(batch_states)
+            if progress:
+                progress(num_settled + states.total(), len(tasks))
+    return states
+
+
+def run_batch(
+    batch: Sequence[Task], *, function: TaskFunction, folder: Path, num_threads: int
+) -> States:
+    """Do some tasks in threads and write what became of each."""
+
+    def run(task: Task) -> State:
+        if _stop is not None and _stop.is_set():
+            return "planned"
+        outcome = do_task(task, function)
+        write_outcome(folder, task, outcome)
+        return outcome.state
+
+    if num_threads == 1:
+        return Counter(map(run, batch))
+    with ThreadPoolExecutor(min(num_threads, len(batch))) as threads:
+        try:
+            return Counter(threads.map(run, batch))
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def map_unordered(
+    function: Callable[[_T], _R], items: Iterable[_T], executor: Executor | None, *, window: int
+) -> Iterator[_R]:
+    """Results of a function over items in any order, with ``window`` items under way at most.
+
+    Args:
+        function: Importable by name where the executor is another process.
+        items: Read no faster than they are worked on.
+        executor: None works here, one item after the other.
+        window: Items handed out and not yet finished; 1 or more.
+
+    Raises:
+        DataError: If a worker process dies.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    source = iter(items)
+    running: set[Future[_R]] = {executor.submit(function, item) for item in islice(source, window)}
+    while running:
+        finished, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                raise DataError(
+                    "A worker process died, probably for want of memory. What was finished is "
+                    "kept: lower engine.num_workers or engine.num_threads and run it again."
+                ) from None
+        running |= {executor.submit(function, item) for item in islice(source, len(finished))}
+        del finished  # a scheduler forgets a result when nobody holds it
+
+
+@contextmanager
+def open_executor(scheduler: str, *, num_workers: int) -> Iterator[Executor | None]:
+    """Somewhere to work: None for this process, a pool of processes, or a Dask cluster.
+
+    When the block is left by an error or an interrupt, work that has not begun is given up and
+    tasks under way are finished.
+    """
+    if scheduler == "serial":
+        yield None
+    elif scheduler == "processes":
+        with _open_processes(num_workers) as executor:
+            yield executor
+    else:
+        with _open_dask(scheduler, num_workers) as executor:
+            yield executor
+
+
+@contextmanager
+def _open_processes(num_workers: int) -> Iterator[Executor]:
+    """A pool of fresh processes: forked ones inherit GDAL's threads and locks, and hang."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    executor = ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=_begin_worker, initargs=(stop,)
+    )
+    with _interrupts_ignored():  # inherited: a process that is still starting does not see them
+        for _ in range(num_workers):
+            executor.submit(_do_nothing)
+    try:
+        yield executor
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C has no effect inside. Only a main thread can ask for that; others change nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _do_nothing() -> None:
+    """Work that makes a pool start a process."""
+
+
+def _begin_worker(stop: Event) -> None:
+    """Leave Ctrl-C to the parent, which lets every worker finish its tasks under way."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _open_dask(scheduler: str, num_workers: int) -> Iterator[Executor]:
+    """A cluster on this machine, or the one at an address."""
+    from distributed import Client, LocalCluster
+
+    options: dict[str, Any] = {"set_as_default": False}
+    if scheduler == "dask":
+        cluster = LocalCluster(
+            n_workers=num_workers, threads_per_worker=1, dashboard_address=None
+        )
+        address: Any = cluster
+    else:
+        cluster, address = None, scheduler
+    try:
+        try:
+            client = Client(address, timeout=30, **options)
+        except OSError as error:
+            raise RequestError(
+                f"No Dask scheduler answers at {scheduler} ({error}). Start one with 'dask "
+                "scheduler', or choose serial, processes or dask."
+            ) from None
+        with client:
+            yield client.get_executor(pure=False, retries=DASK_RETRIES)
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _window(config: EngineConfig) -> int:
+    """Batches under way; a cluster given by its address may have more workers than we know of."""
+    own = config.num_workers if "://" not in config.scheduler else max(config.num_workers, 64)
+    return WINDOW_PER_WORKER * own
+
+
+def batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of ``size`` items; the last may be shorter.
+
+    >>> list(batched("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
