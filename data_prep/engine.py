@@ -15,13 +15,21 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.prep_config import EngineConfig
-from data_prep.tasks import State, Task, TaskFunction, do_task, open_tasks, write_outcome
+from data_prep.tasks import (
+    State,
+    Task,
+    TaskFunction,
+    do_task,
+    is_settled,
+    read_outcome,
+    write_outcome,
+)
 from ecomap.errors import DataError, RequestError
 
 Progress = Callable[[int, int], None]
@@ -34,25 +42,29 @@ WINDOW_PER_WORKER = 2
 BATCHES_PER_WORKER = 4
 """Small runs are cut into at least so many batches a worker, so that all end at about one time."""
 DASK_RETRIES = 2
+REPORT_EVERY = 1000
+"""Settled tasks between two reports of progress: they pass quickly."""
 
 _stop: Event | None = None
 """In a worker process: set when the run is interrupted."""
 
 
 def run_tasks(
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     function: TaskFunction,
     folder: Path,
     *,
+    num_tasks: int,
     config: EngineConfig,
     progress: Progress | None = None,
 ) -> States:
     """Do the tasks that are still to be done, and write what became of each.
 
     Args:
-        tasks: All tasks of a step, neighbours beside each other.
+        tasks: All tasks of a step, neighbours beside each other; read as they are needed.
         function: Importable by name in other processes.
         folder: Dataset folder, the same path on every worker.
+        num_tasks: How many tasks there are.
         config: Where tasks run.
         progress: Called with (done, total) tasks, those of earlier runs included.
 
@@ -60,24 +72,36 @@ def run_tasks(
         States of the tasks that were done now.
 
     Raises:
-        DataError: If a worker process dies, or a cluster does not answer.
+        DataError: If a worker process dies.
+        RequestError: If a cluster does not answer.
         OSError: If the folder cannot be written to.
     """
-    pending = list(open_tasks(tasks, folder))
-    num_settled = len(tasks) - len(pending)
     states: States = Counter()
+    num_settled = 0
+
+    def pending() -> Iterator[Task]:
+        nonlocal num_settled
+        for task in tasks:
+            if not is_settled(read_outcome(folder, task), folder):
+                yield task
+                continue
+            num_settled += 1
+            if progress and num_settled % REPORT_EVERY == 0:
+                progress(num_settled + states.total(), num_tasks)
+
+    share = -(-num_tasks // (config.num_workers * BATCHES_PER_WORKER))
+    batches = batched(pending(), min(config.batch_size, max(share, config.num_threads)))
+    first = next(batches, None)  # nothing is started where nothing is to be done
+    if first is not None:
+        work = partial(run_batch, function=function, folder=folder, num_threads=config.num_threads)
+        with open_executor(config.scheduler, num_workers=config.num_workers) as executor:
+            items = chain([first], batches)
+            for batch_states in map_unordered(work, items, executor, window=_window(config)):
+                states.update(batch_states)
+                if progress:
+                    progress(num_settled + states.total(), num_tasks)
     if progress:
-        progress(num_settled, len(tasks))
-    if not pending:
-        return states
-    share = -(-len(pending) // (config.num_workers * BATCHES_PER_WORKER))
-    batches = batched(pending, min(config.batch_size, max(share, config.num_threads)))
-    work = partial(run_batch, function=function, folder=folder, num_threads=config.num_threads)
-    with open_executor(config.scheduler, num_workers=config.num_workers) as executor:
-        for batch_states in map_unordered(work, batches, executor, window=_window(config)):
-            states.update(batch_states)
-            if progress:
-                progress(num_settled + states.total(), len(tasks))
+        progress(num_settled + states.total(), num_tasks)
     return states
 
 

@@ -251,6 +251,15 @@ class PrepConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scenarios_have_cells(self) -> Self:
+        names = [scenario.name for scenario in self.scenarios]
+        if names and self.climate.source == "none":
+            raise ValueError("scenarios need climate.source: they are changes of its cells")
+        if len(set(names)) != len(names):
+            raise ValueError(f"scenarios are named {', '.join(names)}; every name once")
+        return self
+
     @property
     def months(self) -> tuple[str, ...]:
         """All months from the first to the last, ``YYYY-MM``."""

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,13 +137,6 @@ def is_settled(outcome: Outcome | None, folder: Path) -> bool:
     except OSError:
         return False
     return bool(size == outcome.result.get("num_bytes", size))
-
-
-def open_tasks(tasks: Iterable[Task], folder: Path) -> Iterator[Task]:
-    """Those tasks that are still to be done."""
-    for task in tasks:
-        if not is_settled(read_outcome(folder, task), folder):
-            yield task
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -38,8 +38,8 @@ class Door(TyperGroup):
             self._leave(message, EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             message = (
-                "interrupted. The same command goes on with a training or an import where it "
-                "stopped; images and pages are made again."
+                "interrupted. The same command goes on with a training, an import or a "
+                "preparation where it stopped; images and pages are made again."
             )
             self._leave(message, EXIT_INTERRUPTED)
 
@@ -67,13 +67,19 @@ app = _group(
 )
 data = _group("Make datasets from folders of imagery, look at them, divide them.")
 imports = _group("Make a dataset folder from a source of imagery.")
+prep = _group("Prepare a dataset: from a region and months to satellite tiles with climate.")
 model = _group("Find the model bundles that ship with ecomap.")
+app.add_typer(prep, name="prep")
 app.add_typer(data, name="data")
 data.add_typer(imports, name="import")
 app.add_typer(model, name="model")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Output = Annotated[Path, typer.Option(help="Folder to write to; made if absent.")]
+PrepFile = Annotated[Path, typer.Argument(help="YAML file: region, months, sources.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win.")
+]
 OptionalOutput = Annotated[Path | None, typer.Option(help="Folder to write to; made if absent.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -170,12 +176,84 @@ def split(
     _finish(report, as_json)
 
 
+@prep.command("run", epilog="Example: ecomap prep run configs/prep_example.yaml output=data/mine")
+def prep_run(config: PrepFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Do all steps. Run again, it goes on where it stopped."""
+    _prepare("run", config, overrides, as_json)
+
+
+@prep.command("plan", epilog="Example: ecomap prep plan configs/prep_example.yaml")
+def prep_plan(config: PrepFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Choose places, find their scenes, freeze both, and draw a map."""
+    _prepare("plan", config, overrides, as_json)
+
+
+@prep.command("fetch", epilog="Example: ecomap prep fetch configs/prep_example.yaml")
+def prep_fetch(config: PrepFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Fetch imagery, land cover, climate and scenarios of a plan."""
+    _prepare("fetch", config, overrides, as_json)
+
+
+@prep.command("build", epilog="Example: ecomap prep build configs/prep_example.yaml")
+def prep_build(config: PrepFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Join what was fetched to a dataset."""
+    _prepare("build", config, overrides, as_json)
+
+
+def _prepare(verb: str, config: Path, overrides: list[str] | None, as_json: bool) -> None:
+    """Run a verb of `data_prep.pipeline` with a bar for each of its steps."""
+    from data_prep import pipeline
+    from data_prep.prep_config import PrepConfig
+    from ecomap.config import load_config
+
+    settings = load_config(config, PrepConfig, overrides or ())
+    with _steps_progress() as progress:
+        result = getattr(pipeline, verb)(settings, progress=progress)
+    _finish(result, as_json)
+
+
+@prep.command("export", epilog="Example: ecomap prep export data/mine --kind webdataset")
+def prep_export(
+    path: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    kind: Annotated[str, typer.Option(help="webdataset, ecomapper or png.")],
+    output: OptionalOutput = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this side of the split; may be repeated.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Leave out tiles with this flag; may be repeated.")
+    ] = None,
+    shard_size_mb: Annotated[
+        float | None, typer.Option(help="Size of a shard, millions of bytes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset as tar shards, as EcoMapper's tree, or as 8-bit PNG."""
+    from data_prep.export import export_dataset
+
+    given = _given(splits=split, drop_flags=drop, shard_size_mb=shard_size_mb)
+    target = output or path / "exports" / kind
+    with _progress("Writing tiles") as progress:
+        summary = export_dataset(path, target, kind=kind, progress=progress, **given)
+    _finish(summary, as_json)
+
+
+@prep.command("report", epilog="Example: ecomap prep report data/mine")
+def prep_report(
+    path: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: Json = False
+) -> None:
+    """Draw a dataset on one HTML page: map, counts, reasons, climate, leakage, licences."""
+    from data_prep.prep_report import write_report
+
+    with _progress("Reading frames") as progress:
+        page = write_report(path, progress=progress)
+    _finish({"page": str(page)}, as_json, text=str(page))
+
+
 @app.command(epilog="Example: ecomap train configs/tiny/base.yaml optim.steps=200 --device cuda")
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file with a 'task' and what it changes.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win.")
-    ] = None,
+    overrides: Overrides = None,
     output: Annotated[
         Path | None, typer.Option(help="Run folder, resumed if there; by default runs/CONFIG.")
     ] = None,
@@ -297,6 +375,37 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar, redirect_stdout(sys.stderr):
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _steps_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each step on stderr, as a function of (step, done, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar, redirect_stdout(sys.stderr):
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in bars:
+                bars[step] = bar.add_task(step.replace("_", " "), total=total)
+            bar.update(bars[step], completed=done, total=total)
+
+        yield show
 
 
 def _finish(result: Any, as_json: bool, *, text: str | None = None) -> None:

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from data_prep import tasks
-from data_prep.tasks import Outcome, Task, do_task, is_settled, open_tasks, read_outcome
+from data_prep.tasks import Outcome, Task, do_task, is_settled, read_outcome
 from ecomap.errors import DataError
 
 
@@ -98,12 +98,6 @@ def test_a_task_is_settled_when_its_result_is_there(tmp_path):
     assert not is_settled(outcome_of(one, result=done | {"path": "gone.tif"}), tmp_path)
     assert is_settled(outcome_of(one, state="failed"), tmp_path)
     assert not is_settled(outcome_of(one, state="failed", retryable=True), tmp_path)
-
-
-def test_only_open_tasks_are_done_again(tmp_path):
-    all_tasks = [task("a"), task("b"), task("c")]
-    tasks.write_outcome(tmp_path, all_tasks[1], outcome_of(all_tasks[1]))
-    assert [t.task_id for t in open_tasks(all_tasks, tmp_path)] == ["a", "c"]
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path):

@@ -1,0 +1,279 @@
+"""Join what was fetched to records: frame, climate, land cover, names, flags, prompts."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep import engine, steps
+from data_prep.climate_delta import Delta
+from data_prep.land_cover import LandCoverResult
+from data_prep.manifest import Row, read_manifest
+from data_prep.place import Place
+from data_prep.place_names import ATTRIBUTION as NAMES_ATTRIBUTION
+from data_prep.place_names import name_places
+from data_prep.power import Cell
+from data_prep.prep_config import PrepConfig
+from data_prep.providers import PROVIDERS
+from data_prep.quality import FLAGS, cloud_flags
+from data_prep.record_fields import CellClimate, cover_fields, frame_fields
+from data_prep.splits import leakage_report
+from data_prep.tasks import read_outcome
+from ecomap.errors import DataError
+from ecomap.prompt import PromptChoice, write_prompt
+from ecomap.schema import CLIMATE, TileRecord, make_record, unique, write_dataset
+
+PROMPTS_FILE, SCENARIOS_FILE = "prompts.parquet", "scenarios.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary:
+    """What became records and what did not."""
+
+    output: Path
+    kept: int
+    dropped: dict[str, int]
+    """Tiles without a record, by reason."""
+    without: dict[str, int]
+    """Records that lack something, by what: climate, land_cover."""
+    flags: dict[str, int]
+    report: dict[str, Any]
+    """Leakage between the sides of the split."""
+    failures: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self) | {"output": str(self.output)}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of the places, besides their frames."""
+
+    places: dict[str, Place]
+    names: dict[str, tuple[str | None, str | None]]
+    land_cover: dict[str, LandCoverResult]
+    cells: dict[str, Cell]
+
+
+def build_dataset(
+    places: Sequence[Place], config: PrepConfig, *, progress: engine.Progress | None = None
+) -> BuildSummary:
+    """Write ``records.parquet``, ``dataset.json``, ``prompts.parquet`` and scenarios.
+
+    Args:
+        places: Of the plan.
+        config: Whose folder holds the manifest.
+        progress: Called with (done, total) places.
+
+    Raises:
+        DataError: If there is no manifest, or no tile at all was fetched.
+    """
+    rows = list(read_manifest(config.output, kind="imagery"))
+    reports = _inspect(rows, config, progress)
+    found = _gather(places, config)
+    counts: Counter[str] = Counter()
+    records = list(_records(rows, reports, found, config, counts))
+    if not records:
+        raise DataError(_nothing_text(rows))
+    sources = unique(r.climate_source for r in records if r.climate_source)
+    report = leakage_report(records)
+    flags = Counter(flag for record in records for flag in record.flags)
+    summary = BuildSummary(
+        output=config.output,
+        kept=len(records),
+        dropped=dict(sorted(Counter(_why(row) for row in rows if row.state != "done").items())),
+        without=dict(sorted(counts.items())),
+        flags={flag: flags[flag] for flag in FLAGS},
+        report=report,
+        failures=[f"{r.task_id}: {r.detail}" for r in rows if r.state == "failed"],
+    )
+    provider = PROVIDERS[config.imagery.provider]
+    content = {key: value for key, value in summary.to_dict().items() if key != "output"}
+    content |= {
+        "units": {name: variable.unit for name, variable in CLIMATE.items()},
+        "display": config.display.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json") | {"seed": config.seed, "report": report},
+        "climate_sources": sources,
+        "license": provider.license,
+        "attribution": _attributions(records, found, config),
+    }
+    _write_prompts(config.output / PROMPTS_FILE, records)
+    _write_scenarios(config.output / SCENARIOS_FILE, config)
+    write_dataset(config.output, records, summary=content)
+    return summary
+
+
+def _inspect(
+    rows: Sequence[Row], config: PrepConfig, progress: engine.Progress | None
+) -> dict[str, dict[str, Any]]:
+    """What the frames of each tile look like, by ``PLACE/MONTH``; copies between places found."""
+    tiles: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        if row.state == "done":
+            tiles.setdefault(row.location_id, []).append((row.month, row.result["sha256"]))
+    tasks = list(steps.inspection_tasks(tiles, config))
+    engine.run_tasks(
+        tasks,
+        steps.do_inspection,
+        config.output,
+        num_tasks=len(tasks),
+        config=config.engine,
+        progress=progress,
+    )
+    reports = {}
+    for task in tasks:
+        outcome = read_outcome(config.output, task)
+        if outcome is None or outcome.state != "done":
+            detail = outcome.detail if outcome else "it was not inspected"
+            raise DataError(f"The frames of {task.task_id} cannot be used: {detail}")
+        for month, report in outcome.result["months"].items():
+            reports[f"{task.task_id}/{month}"] = report
+    seen: set[str] = set()
+    for row in rows:
+        if row.state == "done":
+            report = reports[row.task_id]
+            if row.result["sha256"] in seen and "blank" not in report["flags"]:
+                report["flags"] = sorted({*report["flags"], "duplicate"})
+            seen.add(row.result["sha256"])
+    return reports
+
+
+def _gather(places: Sequence[Place], config: PrepConfig) -> _Found:
+    """Names, land cover and climate cells of the places."""
+    names = name_places(places) if config.place_names else [(None, None)] * len(places)
+    done = [r for r in read_manifest(config.output, kind="land_cover") if r.state == "done"]
+    return _Found(
+        places={place.location_id: place for place in places},
+        names={p.location_id: name for p, name in zip(places, names, strict=True)},
+        land_cover={row.location_id: LandCoverResult.from_dict(row.result) for row in done},
+        cells=steps.climate_cells(places, config),
+    )
+
+
+def _records(
+    rows: Sequence[Row],
+    reports: Mapping[str, dict[str, Any]],
+    found: _Found,
+    config: PrepConfig,
+    counts: Counter[str],
+) -> Iterator[TileRecord]:
+    """Records of the tiles that are there; ``counts`` learns what they lack."""
+    done = (r for r in read_manifest(config.output, kind="climate") if r.state == "done")
+    fetched = {row.task_id for row in done}
+
+    @lru_cache(maxsize=64)  # neighbours share cells
+    def climate_of(cell_id: str) -> CellClimate | None:
+        series = steps.read_climate(config.output, cell_id) if cell_id in fetched else None
+        return CellClimate(series, config) if series else None
+
+    for row in rows:
+        if row.state != "done":
+            continue
+        place = found.places[row.location_id]
+        cell = found.cells.get(row.location_id)
+        climate = climate_of(cell.cell_id) if cell else None
+        cover = found.land_cover.get(row.location_id)
+        counts.update(n for n, v in (("climate", climate), ("land_cover", cover)) if v is None)
+        fields = (
+            frame_fields(row, place, config)
+            | cover_fields(cover)
+            | dict(zip(("state", "country"), found.names[row.location_id], strict=True))
+            | (climate.fields(row.month) if climate else {})
+        )
+        report = reports[row.task_id]
+        marks = cloud_flags(
+            report["snow_frac"],
+            cloud_frac=row.result["cloud_frac"],
+            temperature_c=fields.get("temperature_c"),
+        )
+        fields |= {
+            "nodata_frac": report["nodata_frac"],
+            "snow_frac": report["snow_frac"],
+            "flags": tuple(sorted({*report["flags"], *row.result["flags"], *marks})),
+        }
+        yield make_record(fields, where=row.task_id)
+
+
+def _why(row: Row) -> str:
+    """Why a tile has no record."""
+    return f"{row.state}: {row.reason}" if row.reason else row.state
+
+
+def _nothing_text(rows: Sequence[Row]) -> str:
+    """Message for a dataset without a tile."""
+    reasons = Counter(_why(row) for row in rows)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
+    return (
+        f"No tile could be made ({listed or 'nothing was planned'}). Allow more cloud "
+        "(imagery.max_cloud_frac), other months or another provider; 'ecomap prep fetch' tries "
+        "failed tiles again."
+    )
+
+
+def _attributions(records: Sequence[TileRecord], found: _Found, config: PrepConfig) -> list[str]:
+    """Texts that must go with the dataset."""
+    climate = [
+        series.attribution
+        for cell in sorted({cell.cell_id for cell in found.cells.values()})[:1]
+        if (series := steps.read_climate(config.output, cell)) is not None
+    ]
+    covers = [cover.attribution for cover in found.land_cover.values()]
+    names = [NAMES_ATTRIBUTION] if config.place_names else []
+    frames = [record.attribution for record in records]
+    return [text for text in unique([*frames, *climate, *covers, *names]) if text]
+
+
+def _write_prompts(path: Path, records: Sequence[TileRecord]) -> None:
+    """Full prompts of all records, for readers; training draws its own variants."""
+    prompts = [write_prompt(record, PromptChoice()) for record in records]
+    columns = {
+        "tile_id": [record.tile_id for record in records],
+        "short": [prompt.short for prompt in prompts],
+        "long": [prompt.long for prompt in prompts],
+    }
+    _write_table(path, pa.table(columns))
+
+
+def _write_scenarios(path: Path, config: PrepConfig) -> None:
+    """Monthly changes of each scenario and climate cell: one row a variable and month."""
+    rows = []
+    for row in read_manifest(config.output, kind="scenario"):
+        if row.state != "done":
+            continue
+        delta = Delta.from_json(json.dumps(row.result), where=row.task_id)
+        facts = {
+            "scenario": delta.name,
+            "model": delta.model,
+            "experiment": delta.experiment,
+            "member": delta.member,
+            "baseline_years": "{}-{}".format(*delta.baseline_years),
+            "horizon_years": "{}-{}".format(*delta.horizon_years),
+            "climate_cell": row.task_id.partition("/")[2],
+            "model_cell": delta.cell_id,
+        }
+        rows += [
+            facts
+            | {"variable": name, "month": month + 1, "kind": change.kind, "unit": change.unit}
+            | {"value": change.values[month], "baseline": change.baseline[month]}
+            | {"horizon": change.horizon[month], "is_capped": month + 1 in change.capped_months}
+            for name, change in delta.changes.items()
+            if change is not None
+            for month in range(12)
+        ]
+    if rows:
+        _write_table(path, pa.Table.from_pylist(rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
