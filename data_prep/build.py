@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep import engine, steps
+from data_prep import steps
 from data_prep.climate_delta import Delta
+from data_prep.engine import Engine, Progress
 from data_prep.land_cover import LandCoverResult
 from data_prep.manifest import Row, read_manifest
 from data_prep.place import Place
@@ -46,6 +47,8 @@ class BuildSummary:
     report: dict[str, Any]
     """Leakage between the sides of the split."""
     failures: list[str]
+    notes: list[str]
+    """What the reader must know."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -63,20 +66,25 @@ class _Found:
 
 
 def build_dataset(
-    places: Sequence[Place], config: PrepConfig, *, progress: engine.Progress | None = None
+    places: Sequence[Place],
+    config: PrepConfig,
+    workers: Engine,
+    *,
+    progress: Progress | None = None,
 ) -> BuildSummary:
     """Write ``records.parquet``, ``dataset.json``, ``prompts.parquet`` and scenarios.
 
     Args:
         places: Of the plan.
         config: Whose folder holds the manifest.
+        workers: They look at the frames.
         progress: Called with (done, total) places.
 
     Raises:
         DataError: If there is no manifest, or no tile at all was fetched.
     """
     rows = list(read_manifest(config.output, kind="imagery"))
-    reports = _inspect(rows, config, progress)
+    reports = _inspect(rows, config, workers, progress)
     found = _gather(places, config)
     counts: Counter[str] = Counter()
     records = list(_records(rows, reports, found, config, counts))
@@ -93,6 +101,7 @@ def build_dataset(
         flags={flag: flags[flag] for flag in FLAGS},
         report=report,
         failures=[f"{r.task_id}: {r.detail}" for r in rows if r.state == "failed"],
+        notes=_notes(records, found),
     )
     provider = PROVIDERS[config.imagery.provider]
     content = {key: value for key, value in summary.to_dict().items() if key != "output"}
@@ -111,7 +120,7 @@ def build_dataset(
 
 
 def _inspect(
-    rows: Sequence[Row], config: PrepConfig, progress: engine.Progress | None
+    rows: Sequence[Row], config: PrepConfig, workers: Engine, progress: Progress | None
 ) -> dict[str, dict[str, Any]]:
     """What the frames of each tile look like, by ``PLACE/MONTH``; copies between places found."""
     tiles: dict[str, list[tuple[str, str]]] = {}
@@ -119,14 +128,7 @@ def _inspect(
         if row.state == "done":
             tiles.setdefault(row.location_id, []).append((row.month, row.result["sha256"]))
     tasks = list(steps.inspection_tasks(tiles, config))
-    engine.run_tasks(
-        tasks,
-        steps.do_inspection,
-        config.output,
-        num_tasks=len(tasks),
-        config=config.engine,
-        progress=progress,
-    )
+    workers.run(tasks, steps.do_inspection, config.output, num_tasks=len(tasks), progress=progress)
     reports = {}
     for task in tasks:
         outcome = read_outcome(config.output, task)
@@ -196,9 +198,21 @@ def _records(
         fields |= {
             "nodata_frac": report["nodata_frac"],
             "snow_frac": report["snow_frac"],
-            "flags": tuple(sorted({*report["flags"], *row.result["flags"], *marks})),
+            "flags": tuple(sorted({*report["flags"], *marks, *row.result["flags"]} & set(FLAGS))),
         }
         yield make_record(fields, where=row.task_id)
+
+
+def _notes(records: Sequence[TileRecord], found: _Found) -> list[str]:
+    """What the reader must know of where classes come from."""
+    years = {cover.year for cover in found.land_cover.values() if cover.year}
+    taken = {int(record.month[:4]) for record in records}
+    notes = []
+    if years and taken - years:
+        listed = [", ".join(map(str, sorted(some))) for some in (years, taken)]
+        notes.append(f"Land cover is of {listed[0]}, imagery of {listed[1]}: it may have changed.")
+    told = Counter(note for c in found.land_cover.values() for note in [c.note] if note)
+    return notes + [f"Land cover of {count} places: {note}" for note, count in told.most_common(5)]
 
 
 def _why(row: Row) -> str:

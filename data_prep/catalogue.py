@@ -12,8 +12,10 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+import antimeridian
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
@@ -37,6 +39,8 @@ Span = tuple[str, str]
 PAGE_SIZE = 200
 ITEM_COLUMN = "ecomap:item"
 """Column of `write_items` that holds each item as it was found, as JSON."""
+ANYWHERE = box(-180, -90, 180, 90)
+"""Outline in the column of geometries of an item that states none; the format asks for one."""
 COLUMN_PROPERTIES: dict[str, type] = {
     "platform": str,
     "eo:cloud_cover": float,
@@ -162,17 +166,18 @@ def _columns_of(item: Item) -> Item:
     """The part of an item that goes into columns: of one shape, whatever the catalogue."""
     properties = item.get("properties") or {}
     kept = {name: properties.get(name) for name in COLUMN_PROPERTIES}
+    outline = footprint_of(item, None, ()) or ANYWHERE
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [],
         "id": str(item.get("id")),
         "collection": item.get("collection"),
-        "geometry": item.get("geometry"),
-        "bbox": item.get("bbox"),
+        "geometry": mapping(outline),
+        "bbox": list(antimeridian.bbox(outline)),
         "links": [],
         "properties": {
-            "datetime": properties.get("datetime"),
+            "datetime": _instant(properties.get("datetime")),
             **{n: None if v is None else COLUMN_PROPERTIES[n](v) for n, v in kept.items()},
         },
         "assets": {
@@ -180,6 +185,16 @@ def _columns_of(item: Item) -> Item:
             for key, asset in item.get("assets", {}).items()
         },
     }
+
+
+def _instant(text: object) -> str | None:
+    """A time in the one form that the format takes; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class _Filter:

@@ -117,7 +117,7 @@ def _to_days(values: Any, units: str, calendar: str, *, where: str) -> Floats | 
         return None
     try:
         dates = cftime.num2date(values, units, calendar)
-        return np.asarray(np.round(cftime.date2num(dates, REFERENCE, calendar), 6), np.float64)
+        return np.asarray(np.round(cftime.date2num(dates, REFERENCE, calendar), 8), np.float64)
     except (ValueError, OverflowError) as error:
         raise DataError(
             f"{where} has times of the units {units!r} in the calendar {calendar!r}, which cannot "

@@ -51,6 +51,11 @@ COLOURS: dict[str, str] = {
     "cloudy": "#30a0a0",
     "unlabelled_cloud": "#30d060",
     "saturated": "#ff9020",
+    "offset_suspect": "#c00060",
+    "scene_unreadable": "#806040",
+    "mixed_offsets": "#80a040",
+    "offset_uncertain": "#a0a0e0",
+    "hazy": "#a0c0c0",
 }
 """Frame of a thumbnail; of several flags the one that stands first here."""
 CLEAN_COLOUR = "#303030"

@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
@@ -23,6 +24,12 @@ from ecomap.errors import DataError
 
 LARGE_PX = 1024
 """Tiles larger than this have blocks of 512 pixels, others of 256."""
+COLOURS = {
+    "B04": ColorInterp.red,
+    "B03": ColorInterp.green,
+    "B02": ColorInterp.blue,
+}
+"""What viewers show a band as."""
 TAG_PREFIX = "ECOMAP_"
 
 
@@ -161,6 +168,7 @@ def _encode(
         ) as dataset:
             dataset.write(values)
             dataset.descriptions = tuple(bands)
+            dataset.colorinterp = [COLOURS.get(band, ColorInterp.undefined) for band in bands]
             dataset.scales = (1 / QUANTIFICATION,) * count
             dataset.update_tags(**tags)
         return bytes(memory.getbuffer())

@@ -11,8 +11,8 @@ of forest, and whether shrubland is closed or open, are those of the nearest cel
 class of the same family (`nearest_class`).
 
 Limits, in words: WorldCover calls a pixel tree cover or shrubland from 10 % cover on, so that open
-woodland comes out as forest. Pastures that are mown look like cropland to it, or the reverse. Moss
-and lichen count as herbs, and tundra so as grassland; MODIS has much of it as open shrubland.
+woodland comes out as forest. Moss and lichen count as herbs, and tundra so as grassland; MODIS has
+much of it as open shrubland.
 """
 
 from collections.abc import Mapping

@@ -9,16 +9,18 @@ are idempotent and files are renamed into place.
 import multiprocessing
 import signal
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from data_prep.prep_config import EngineConfig
 from data_prep.tasks import (
@@ -49,66 +51,104 @@ _stop: Event | None = None
 """In a worker process: set when the run is interrupted."""
 
 
-def run_tasks(
-    tasks: Iterable[Task],
-    function: TaskFunction,
-    folder: Path,
-    *,
-    num_tasks: int,
-    config: EngineConfig,
-    progress: Progress | None = None,
-) -> States:
-    """Do the tasks that are still to be done, and write what became of each.
+class Engine:
+    """Does the tasks of one step after the other with the same workers.
 
-    Args:
-        tasks: All tasks of a step, neighbours beside each other; read as they are needed.
-        function: Importable by name in other processes.
-        folder: Dataset folder, the same path on every worker.
-        num_tasks: How many tasks there are.
-        config: Where tasks run.
-        progress: Called with (done, total) tasks, those of earlier runs included.
-
-    Returns:
-        States of the tasks that were done now.
-
-    Raises:
-        DataError: If a worker process dies.
-        RequestError: If a cluster does not answer.
-        OSError: If the folder cannot be written to.
+    Use it as a context manager. Workers start when the first task needs them.
     """
-    states: States = Counter()
-    num_settled = 0
 
-    def pending() -> Iterator[Task]:
-        nonlocal num_settled
-        for task in tasks:
-            if not is_settled(read_outcome(folder, task), folder):
-                yield task
-                continue
-            num_settled += 1
-            if progress and num_settled % REPORT_EVERY == 0:
-                progress(num_settled + states.total(), num_tasks)
+    def __init__(self, config: EngineConfig) -> None:
+        """Remember where tasks run."""
+        self._config = config
+        self._stack = ExitStack()
+        self._executor: Executor | None = None
+        self._is_open = False
 
-    share = -(-num_tasks // (config.num_workers * BATCHES_PER_WORKER))
-    batches = batched(pending(), min(config.batch_size, max(share, config.num_threads)))
-    first = next(batches, None)  # nothing is started where nothing is to be done
-    if first is not None:
-        work = partial(run_batch, function=function, folder=folder, num_threads=config.num_threads)
-        with open_executor(config.scheduler, num_workers=config.num_workers) as executor:
+    def __enter__(self) -> Self:
+        """Begin; nothing is started yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the workers finish what is under way, and stop them."""
+        self._stack.close()
+
+    def run(
+        self,
+        tasks: Iterable[Task],
+        function: TaskFunction,
+        folder: Path,
+        *,
+        num_tasks: int,
+        progress: Progress | None = None,
+    ) -> States:
+        """Do the tasks that are still to be done, and write what became of each.
+
+        Args:
+            tasks: All tasks of a step, neighbours beside each other; read as they are needed.
+            function: Importable by name in other processes.
+            folder: Dataset folder, the same path on every worker.
+            num_tasks: How many tasks there are.
+            progress: Called with (done, total) tasks, those of earlier runs included.
+
+        Returns:
+            States of the tasks that were done now.
+
+        Raises:
+            DataError: If a worker process dies.
+            RequestError: If a cluster does not answer.
+            OSError: If the folder cannot be written to.
+        """
+        states, num_settled = States(), 0
+
+        def pending() -> Iterator[Task]:
+            nonlocal num_settled
+            for task in tasks:
+                if not is_settled(read_outcome(folder, task), folder):
+                    yield task
+                    continue
+                num_settled += 1
+                if progress and num_settled % REPORT_EVERY == 0:
+                    progress(num_settled + states.total(), num_tasks)
+
+        config = self._config
+        share = -(-num_tasks // (config.num_workers * BATCHES_PER_WORKER))
+        batches = batched(pending(), min(config.batch_size, max(share, config.num_threads)))
+        first = next(batches, None)  # nothing is started where nothing is to be done
+        if first is not None:
+            work = partial(
+                run_batch, function=function, folder=folder, num_threads=config.num_threads
+            )
             items = chain([first], batches)
-            for batch_states in map_unordered(work, items, executor, window=_window(config)):
-                states.update(batch_states)
+            for done in map_unordered(work, items, self._open(), window=_window(config)):
+                states.update(done)
                 if progress:
                     progress(num_settled + states.total(), num_tasks)
-    if progress:
-        progress(num_settled + states.total(), num_tasks)
-    return states
+        if progress:
+            progress(num_settled + states.total(), num_tasks)
+        return states
+
+    def _open(self) -> Executor | None:
+        """The workers, started at the first call."""
+        if not self._is_open:
+            config = self._config
+            self._executor = self._stack.enter_context(
+                open_executor(config.scheduler, num_workers=config.num_workers)
+            )
+            self._is_open = True
+        return self._executor
 
 
 def run_batch(
     batch: Sequence[Task], *, function: TaskFunction, folder: Path, num_threads: int
 ) -> States:
     """Do some tasks in threads and write what became of each."""
+    # rasterio silences this warning of its own scratch rasters in a way that threads undo.
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
     def run(task: Task) -> State:
         if _stop is not None and _stop.is_set():
@@ -163,8 +203,7 @@ def map_unordered(
 def open_executor(scheduler: str, *, num_workers: int) -> Iterator[Executor | None]:
     """Somewhere to work: None for this process, a pool of processes, or a Dask cluster.
 
-    When the block is left by an error or an interrupt, work that has not begun is given up and
-    tasks under way are finished.
+    When an error or an interrupt leaves the block, only tasks under way are finished.
     """
     if scheduler == "serial":
         yield None
@@ -225,9 +264,7 @@ def _open_dask(scheduler: str, num_workers: int) -> Iterator[Executor]:
 
     options: dict[str, Any] = {"set_as_default": False}
     if scheduler == "dask":
-        cluster = LocalCluster(
-            n_workers=num_workers, threads_per_worker=1, dashboard_address=None
-        )
+        cluster = LocalCluster(n_workers=num_workers, threads_per_worker=1, dashboard_address=None)
         address: Any = cluster
     else:
         cluster, address = None, scheduler

@@ -31,8 +31,6 @@ EXPORT_FILE = "export.json"
 SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT_SPLITS: tuple[Split, ...] = tuple(split for split in SPLITS if split != "buffer")
 """Buffer tiles lie too near to held-out ones to be used on either side."""
-IMAGERY_FLAGS = ("offset_suspect", "offset_uncertain", "offset_confirmed")
-"""Flags that fetching sets, besides those of `data_prep.quality`."""
 MAX_LISTED = 20
 """Failures that are printed; the JSON file has all."""
 
@@ -148,7 +146,7 @@ def choose_tiles(
     wanted = set(DEFAULT_SPLITS if splits is None else splits)
     if wanted - set(SPLITS) or not wanted:
         raise RequestError(f"splits are {sorted(wanted)}. Choose among {', '.join(SPLITS)}.")
-    known = {*FLAGS, *IMAGERY_FLAGS, *(flag for record in records for flag in record.flags)}
+    known = {*FLAGS, *(flag for record in records for flag in record.flags)}
     unknown = set(drop_flags) - known
     if unknown:
         raise RequestError(

@@ -17,7 +17,6 @@ from pyproj import Transformer
 from shapely.errors import GEOSException
 from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
-from shapely.geometry.polygon import orient
 
 EDGE_PARTS = 16
 """Parts in which each edge of a pixel grid is projected: UTM lines are curved in degrees."""
@@ -120,7 +119,7 @@ def _split(part: Polygon) -> BaseGeometry:
     west, _, east, _ = part.bounds
     if west >= -180 and east <= 180:  # torn: its western half lies at the eastern edge of the map
         part = shapely.transform(part, lambda at: at + (at[:, :1] < 0) * (360.0, 0.0))
-    return antimeridian.fix_polygon(orient(part))
+    return antimeridian.fix_polygon(part, fix_winding=True)
 
 
 def _polygons(outline: BaseGeometry) -> BaseGeometry | None:

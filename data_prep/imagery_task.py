@@ -7,7 +7,6 @@ scene that is damaged for good is passed over and named in the result; a failure
 raised, so that another run does not choose differently.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +22,9 @@ from data_prep.prep_config import ImageryConfig
 from data_prep.providers import PROVIDERS, SCENE_CLASSES
 from data_prep.remote import gdal_env
 from data_prep.scene import Scene
-from data_prep.scl import TileStats, rank
-from ecomap.errors import RequestError
+from data_prep.scl import HAZY_FRAC, TileStats, rank
+from data_prep.second_look import SECOND_LOOK_BANDS, second_look
 
-SECOND_LOOK_BANDS = ("B04", "B03", "B08")
-"""Red, green and near infrared, as OmniCloudMask takes them."""
-SECOND_LOOK_MIN_PX = 96
 CONFIDENCES = ("high", "medium", "low")
 
 
@@ -60,7 +56,8 @@ class TileResult:
     """Passes of the month over the tile."""
     flags: tuple[str, ...] = ()
     """``offset_suspect`` and the like (`data_prep.radiometry.check_offset`), ``mixed_offsets``
-    where the items' offsets differ, ``scene_unreadable``."""
+    where the items' offsets differ, ``scene_unreadable``, ``hazy`` where much of the ground is
+    unclassified (`data_prep.scl.HAZY_FRAC`)."""
     problems: tuple[str, ...] = ()
     """What was wrong with scenes that were passed over, one sentence each."""
     sha256: str | None = None
@@ -224,7 +221,7 @@ class _Search:
             offset_source=bands.offsets[0].source,
             offset_confidence=worst.confidence,
             num_candidates=self.num_candidates,
-            flags=self._flags(bands.flags),
+            flags=self._flags(bands.flags | _haze(best.stats)),
             problems=self._all_problems(),
             **_fractions(best.stats),
         )
@@ -240,35 +237,14 @@ class _Search:
         return replace(result, sha256=digest)
 
 
-def second_look(picture: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Find cloud and its shadow with OmniCloudMask, a network that needs no level or sensor.
-
-    Args:
-        picture: Red, green and near infrared, ``(3, H, W)``, at 10 to 50 m.
-
-    Raises:
-        RequestError: If the package is missing, or the tile is too small for it.
-    """
-    if min(picture.shape[1:]) < SECOND_LOOK_MIN_PX:
-        raise RequestError(
-            f"A tile of {picture.shape[2]} x {picture.shape[1]} pixels is too small for "
-            f"OmniCloudMask; it needs {SECOND_LOOK_MIN_PX}. Set imagery.cloud_mask to scl."
-        )
-    try:
-        package = importlib.import_module("omnicloudmask")
-    except ModuleNotFoundError:
-        raise RequestError(
-            "imagery.cloud_mask is omnicloudmask, and that package is not installed. Install it "
-            "with 'pip install omnicloudmask', or set imagery.cloud_mask to scl."
-        ) from None
-    classes = np.asarray(package.predict_from_array(picture))
-    return np.asarray(classes.reshape(picture.shape[1:]) > 0)
-
-
 def _bands_to_read(config: ImageryConfig) -> tuple[str, ...]:
     """Bands of the tile, and behind them what the second look needs."""
     extra = SECOND_LOOK_BANDS if config.cloud_mask == "omnicloudmask" else ()
     return (*config.bands, *(band for band in extra if band not in config.bands))
+
+
+def _haze(stats: TileStats) -> frozenset[str]:
+    return frozenset({"hazy"} if stats.unclassified_frac > HAZY_FRAC else ())
 
 
 def _fractions(stats: TileStats) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def read_geotiff(path: Path, place: Place) -> ModisCover:
         with rasterio.open(path) as raster:
             _check_grid(raster, path)
             outline = outline_in(place, CRS.from_wkt(raster.crs.to_wkt()))
-            window, bounds = _window_under(outline, raster, path, place)
+            window, bounds = _window_under(outline, raster, path=path, place=place)
             codes = raster.read(1, window=window)
             nodata = raster.nodata
     except RasterioError as error:
@@ -174,7 +174,7 @@ def _check_grid(raster: Any, path: Path) -> None:
 
 
 def _window_under(
-    outline: MultiPolygon, raster: Any, path: Path, place: Place
+    outline: MultiPolygon, raster: Any, *, path: Path, place: Place
 ) -> tuple[Window, Bounds]:
     """Cells that an outline touches, and their bounds."""
     covered = outline.intersection(box(*raster.bounds))

@@ -34,10 +34,10 @@ from data_prep.prep_config import PrepConfig
 from data_prep.prep_report import write_report
 from data_prep.regions import read_region
 from data_prep.sampling import choose_places
-from data_prep.scenes import dedupe, index_scenes, scene_of
+from data_prep.scenes import SceneRefused, dedupe, index_scenes, scene_of
 from data_prep.tasks import STATES, Task, TaskFunction, remove_leftovers
 from ecomap.config import dump_config
-from ecomap.errors import DataError, RequestError
+from ecomap.errors import RequestError
 from ecomap.schema import write_json
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
@@ -118,22 +118,22 @@ def fetch(config: PrepConfig, *, progress: Progress | None = None) -> FetchSumma
     Raises:
         DataError: If there is no plan, or a worker dies. What was done is kept.
     """
-    with _locked(config):
-        return _fetch(config, progress)
+    with _locked(config), engine.Engine(config.engine) as workers:
+        return _fetch(config, workers, progress)
 
 
 def build(config: PrepConfig, *, progress: Progress | None = None) -> BuildSummary:
     """Join what was fetched to a dataset; see `build_dataset`."""
-    with _locked(config):
-        return build_dataset(_places(config), config, progress=_of(progress, "inspection"))
+    with _locked(config), engine.Engine(config.engine) as workers:
+        return _build(config, workers, progress)
 
 
 def run(config: PrepConfig, *, progress: Progress | None = None) -> RunSummary:
     """Plan, fetch, build, and report."""
-    with _locked(config):
+    with _locked(config), engine.Engine(config.engine) as workers:
         planned = _plan(config, progress)
-        fetched = _fetch(config, progress)
-        built = build_dataset(_places(config), config, progress=_of(progress, "inspection"))
+        fetched = _fetch(config, workers, progress)
+        built = _build(config, workers, progress)
         report = write_report(config.output)
         return RunSummary(plan=planned, fetch=fetched, build=built, report=report)
 
@@ -181,7 +181,7 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
     return summary
 
 
-def _fetch(config: PrepConfig, progress: Progress | None) -> FetchSummary:
+def _fetch(config: PrepConfig, workers: engine.Engine, progress: Progress | None) -> FetchSummary:
     places = _places(config)
     dump_config(config, config.output / CONFIG_FILE)
     scenes, _ = _scenes(read_items(config.output / PLAN_FOLDER / ITEMS_FILE), config)
@@ -215,12 +215,11 @@ def _fetch(config: PrepConfig, progress: Progress | None) -> FetchSummary:
     remove_leftovers(config.output)
     try:
         for kind, make_tasks, function, num_tasks in jobs:
-            engine.run_tasks(
+            workers.run(
                 make_tasks(),
                 function,
                 config.output,
                 num_tasks=num_tasks,
-                config=config.engine,
                 progress=_of(progress, kind),
             )
     finally:  # also after an interrupt: the manifest says how far it came
@@ -247,14 +246,18 @@ def _fetch(config: PrepConfig, progress: Progress | None) -> FetchSummary:
     )
 
 
+def _build(config: PrepConfig, workers: engine.Engine, progress: Progress | None) -> BuildSummary:
+    return build_dataset(_places(config), config, workers, progress=_of(progress, "inspection"))
+
+
 def _scenes(items: list[dict[str, Any]], config: PrepConfig) -> tuple[list[Any], dict[str, int]]:
     """Scenes of items, each pass of the satellite once; items refused or dropped, by reason."""
     scenes, refused = [], Counter[str]()
     for item in items:
         try:
             scenes.append(scene_of(item, config.imagery.provider))
-        except DataError:
-            refused["unusable_item"] += 1
+        except SceneRefused as error:
+            refused[error.reason] += 1
     kept, dropped = dedupe(scenes)
     return kept, dict(sorted((refused + Counter(dropped)).items()))
 

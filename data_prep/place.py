@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import pyarrow.parquet as pq
 from odc.geo.geobox import GeoBox
 from pyarrow import ArrowException
@@ -73,6 +72,8 @@ def _is_torn(outline: BaseGeometry) -> bool:
 
 def write_places(path: Path, places: list[Place]) -> None:
     """Write places as GeoParquet, geometry = footprint in EPSG:4326, by an atomic rename."""
+    import geopandas as gpd  # takes long to load, and workers never write places
+
     frame = gpd.GeoDataFrame(
         [place.to_dict() for place in places],
         columns=[*Place.__dataclass_fields__],

@@ -61,7 +61,7 @@ def write_report(
     counts = count_records(records)
     tasks = count_tasks(folder, strata_of(records, places))
     entries, failures = read_entries(folder, records, progress)
-    pictures = _pictures(records, places, counts, tasks=tasks, entries=entries)
+    pictures = draw_pictures(records, places, counts, tasks=tasks, entries=entries)
     output.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
         path = output / f"{name}.png"
@@ -92,7 +92,7 @@ def _planned_places(folder: Path) -> list[Place]:
     return read_places(path) if path.is_file() else []
 
 
-def _pictures(
+def draw_pictures(
     records: Sequence[TileRecord],
     places: Sequence[Place],
     counts: RecordCounts,
@@ -100,7 +100,18 @@ def _pictures(
     tasks: TaskCounts,
     entries: Sequence[Entry],
 ) -> dict[str, bytes]:
-    """All pictures for which there is something to show."""
+    """Draw all pictures for which there is something to show.
+
+    Args:
+        records: Of the dataset.
+        places: Of its plan; none for a dataset that was imported.
+        counts: Of the records.
+        tasks: Of the manifest.
+        entries: Frames for the contact sheet.
+
+    Returns:
+        PNG by name, of `PICTURES`.
+    """
     fractions = counts.fractions | {"land_cover_frac": counts.purities}
     shown = {name: values for name, values in fractions.items() if values}
     pictures: dict[str, bytes] = {}

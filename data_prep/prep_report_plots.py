@@ -134,8 +134,8 @@ def climate_ranges(ranges: Mapping[str, Mapping[str, Values]]) -> bytes:
         for row, name in enumerate(names):
             if name in classes:
                 v = classes[name]
-                axes.plot([v["minimum"], v["maximum"]], [row, row], color=colour, linewidth=1)
-                axes.plot([v["p10"], v["p90"]], [row, row], color=colour, linewidth=5, alpha=0.45)
+                axes.hlines(row, v["minimum"], v["maximum"], color=colour, linewidth=1)
+                axes.hlines(row, v["p10"], v["p90"], color=colour, linewidth=5, alpha=0.45)
                 axes.plot(v["median"], row, "o", color=colour, markersize=4.5)
         axes.set_title(CLIMATE[variable].label, fontsize=9, loc="left")
         axes.set_xlabel(CLIMATE[variable].unit, fontsize=8)

@@ -66,7 +66,9 @@ def _choose(records: Sequence[TileRecord]) -> list[TileRecord]:
         sample.add(Entry(record=record, flags=record.flags, read=_not_read))
     left, chosen = SHEET_FRAMES, dict[str, int]()
     for done, (name, sample) in enumerate(sorted(groups.items(), key=lambda item: len(item[1]))):
-        chosen[name] = min(len(sample), left // (len(groups) - done))  # small classes go first
+        share = left // (len(groups) - done)  # small classes go first and leave theirs to others
+        whole_rows = share - share % SHEET_COLUMNS
+        chosen[name] = min(len(sample), whole_rows or max(share, 1))
         left -= chosen[name]
     return [entry.record for name, s in groups.items() for entry in s.take(chosen[name])]
 

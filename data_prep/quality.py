@@ -28,8 +28,14 @@ Flag = Literal[
     "unlabelled_cloud",
     "duplicate",
     "blank",
+    "hazy",
+    "offset_suspect",
+    "offset_uncertain",
+    "mixed_offsets",
+    "scene_unreadable",
 ]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
+"""The last five are set where scenes are fetched (`data_prep.imagery_task`), not found here."""
 
 NODATA_BLOCK_PX = 16
 """Black pixels are missing data if they hang together with a block of this size that is black

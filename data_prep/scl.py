@@ -1,9 +1,11 @@
 """Scene classification (SCL) of Sentinel-2 Level-2A: what a tile shows, and which pass is best.
 
-The classes are counted inside the tile. They are coarse (20 m) and err: bright roofs and beaches
-pass for cloud, thin or evenly grey cloud for bare soil. Hence shares are compared in whole per
-cent, and scene-wide cloud breaks ties: of two tiles that look equally clear the one from the
-clearer sky is trusted.
+The classes are counted inside the tile. They are coarse (20 m) and err, as a village and its fields
+in Belgium show over 118 dates: ice cloud in September is 99 % snow, thick haze in October neither
+cloud nor ground but 95 % unclassified, while roofs under the winter sun are unclassified too, up to
+38 %. Hence a pass without snow is preferred, mostly unclassified ground counts as cloud, shares are
+compared in whole per cent, and scene-wide cloud breaks ties: of two tiles that look equally clear
+the one from the clearer sky is trusted.
 """
 
 from dataclasses import dataclass
@@ -46,6 +48,11 @@ CLEAR_CLASSES = (
 )
 """What is ground for certain. Dark areas and unclassified pixels are neither clear nor cloud."""
 
+UNCLASSIFIED_CLOUD_FRAC = 0.8
+"""Where more is unclassified, it counts as cloud; no town is so bright throughout."""
+HAZY_FRAC = 0.4
+"""Where more is unclassified, haze is likely."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileStats:
@@ -59,7 +66,8 @@ class TileStats:
     clear_frac: float
     """`CLEAR_CLASSES`."""
     cloud_frac: float
-    """`CLOUD_CLASSES`."""
+    """`CLOUD_CLASSES`, and unclassified pixels beyond `UNCLASSIFIED_CLOUD_FRAC`."""
+    unclassified_frac: float
     snow_frac: float
     water_frac: float
     saturated_frac: float
@@ -73,7 +81,7 @@ class TileStats:
     @property
     def is_perfect(self) -> bool:
         """Whether no other pass can rank above this one by its classes."""
-        return _percent(self.clear_frac) == 100 and _percent(self.valid_frac) == 100
+        return rank(self) == (100, 100)
 
 
 def tile_stats(classes: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> TileStats:
@@ -95,10 +103,13 @@ def tile_stats(classes: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
     def share(*codes: int) -> float:
         return float(counts[list(codes)].sum() / num_valid) if num_valid else 0.0
 
+    unclassified_frac = share(SceneClass.UNCLASSIFIED)
+    is_haze = unclassified_frac > UNCLASSIFIED_CLOUD_FRAC
     return TileStats(
         valid_frac=num_valid / counted.size,
         clear_frac=share(*CLEAR_CLASSES),
-        cloud_frac=share(*CLOUD_CLASSES),
+        cloud_frac=share(*CLOUD_CLASSES, *([SceneClass.UNCLASSIFIED] if is_haze else [])),
+        unclassified_frac=unclassified_frac,
         snow_frac=share(SceneClass.SNOW_OR_ICE),
         water_frac=share(SceneClass.WATER),
         saturated_frac=share(SceneClass.SATURATED_OR_DEFECTIVE),
@@ -108,7 +119,10 @@ def tile_stats(classes: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
 def rank(stats: TileStats) -> tuple[int, int]:
     """Key by which the best of several passes is the largest: clear among valid, then valid.
 
-    Whole per cent; of equals the first is taken, in the order of scene-wide cloud, then name.
+    Whole per cent. Snow is ground like any other: to prefer bare ground would make snow rarer in
+    the dataset than it is. (Ice cloud that passes for snow is found later, by the warmth of its
+    month: `data_prep.quality.cloud_flags`.) Of equals the first is taken, in the order of
+    scene-wide cloud, then name.
     """
     return _percent(stats.clear_frac), _percent(stats.valid_frac)
 

@@ -8,7 +8,7 @@ buffer, is set aside as ``buffer``.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from ecomap.schema import (
     read_summary,
     write_dataset,
 )
+
+MAX_REACH_DEG = 10.0
+"""Beyond it, degrees of longitude differ too much within reach to leave any pair out."""
 
 HELD_OUT: tuple[Split, ...] = ("test", "val")
 
@@ -185,17 +188,21 @@ class _Places:
                     gap = min(gap, float(self.gap_tiles(mine, one).min()))
             if gap <= buffer_tiles:
                 break
-        centre_km = 2 * np.arcsin(np.clip(chord.min() / 2, 0, 1)) * np.degrees(1) * KM_PER_DEG
+        centre_deg = float(np.degrees(2 * np.arcsin(np.clip(chord.min() / 2, 0, 1))))
         return {
             "gap_tiles": round(gap, 4),
-            "edge_km": round(self._edge_km(side, held_out), 1),
-            "centre_km": round(float(centre_km), 1),
+            "edge_km": round(self._edge_km(side, held_out, centre_deg), 1),
+            "centre_km": round(centre_deg * KM_PER_DEG, 1),
         }
 
-    def _edge_km(self, side: np.ndarray, held_out: np.ndarray) -> float:
-        """Smallest distance between the edges of two sides, along the sphere."""
-        mine, best = np.flatnonzero(side), np.inf
-        for one in np.flatnonzero(held_out):
+    def _edge_km(self, side: np.ndarray, held_out: np.ndarray, centre_deg: float) -> float:
+        """Smallest distance between the edges of two sides, along the sphere.
+
+        Pairs whose centres are much farther apart than the nearest two cannot be the ones: with
+        ``centre_deg``, the distance of these, most are not looked at.
+        """
+        best = np.inf
+        for mine, one in self._pairs(side, held_out, centre_deg):
             lat_gap = np.abs(self.lat[mine] - self.lat[one])
             lat_gap = np.maximum(lat_gap - (self.lat_deg[mine] + self.lat_deg[one]) / 2, 0)
             lon_gap = np.abs((self.lon[mine] - self.lon[one] + 180) % 360 - 180)
@@ -211,6 +218,23 @@ class _Places:
             shrink = np.cos(np.radians(polewards))
             best = min(best, float(np.hypot(lat_gap, lon_gap * shrink).min()))
         return best * KM_PER_DEG
+
+    def _pairs(
+        self, side: np.ndarray, held_out: np.ndarray, centre_deg: float
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """For each held-out place, those of a side that may be the nearest by their edges."""
+        mine = np.flatnonzero(side)
+        extent = np.hypot(self.lat_deg.max(initial=0), self.lon_deg.max(initial=0))
+        reach = 2 * (centre_deg + extent)
+        if reach > MAX_REACH_DEG:
+            yield from ((mine, int(one)) for one in np.flatnonzero(held_out))
+            return
+        tree = cKDTree(self._on_sphere(mine))
+        chord = 2 * np.sin(np.radians(reach) / 2)
+        for one in np.flatnonzero(held_out):
+            near = tree.query_ball_point(self._on_sphere(np.array([one]))[0], chord)
+            if near:
+                yield mine[near], int(one)
 
     def _candidates(
         self, held_out: np.ndarray, buffer_tiles: float

@@ -98,7 +98,7 @@ def do_task(task: Task, function: TaskFunction) -> Outcome:
         state, reason, result = function(**task.inputs)
         return Outcome(**base, state=state, reason=reason, result=result)  # type: ignore[arg-type]
     except EcomapError as error:
-        reason = str(getattr(error, "reason", "error"))
+        reason = type(error).__name__
         retryable = bool(getattr(error, "retryable", False))
         detail = str(error)
     except Exception as error:  # the boundary of a task

@@ -76,7 +76,7 @@ def read_worldcover(
         name = file_name(south, west, year=year)
         found = _read_file(f"{root}/{name}", place, access)
         if found is None:
-            _refuse_if_land(root, name, south, west)
+            _refuse_if_land(south, west, root=root, name=name)
             notes.append(f"{name} does not exist: its part of the tile is taken as sea")
             found = _sea(place, south, west)
         labels = np.where(labels == NODATA, found, labels)
@@ -208,7 +208,7 @@ def _is_missing(address: str, timeout_s: float) -> bool:
         return False
 
 
-def _refuse_if_land(root: str, name: str, south: int, west: int) -> None:
+def _refuse_if_land(south: int, west: int, *, root: str, name: str) -> None:
     """A missing file is open sea; with land in its square, something else is wrong."""
     half = SQUARE_DEG / 2
     land = open_normals().land_frac(south + half, west + half, (SQUARE_DEG, SQUARE_DEG))

@@ -257,6 +257,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Run folder, resumed if there; by default runs/CONFIG.")
     ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Number of steps: optim.steps in other words.")
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -264,8 +267,9 @@ def train(
     """Train an autoencoder or a transformer as a config file says."""
     from ecomap.train import train as run
 
+    changes = [*(overrides or ()), *([] if max_steps is None else [f"optim.steps={max_steps}"])]
     with redirect_stdout(sys.stderr):
-        done = run(config, overrides or (), output=output, seed=seed, device=device)
+        done = run(config, changes, output=output, seed=seed, device=device)
     _finish(done.to_dict(), as_json)
 
 

@@ -17,13 +17,13 @@ from typing import Self
 
 import numpy as np
 import rasterio
-from rasterio.transform import from_origin
+from rasterio.transform import Affine
 
 from tests.power_server import PowerServer
 from tests.stac_server import StacServer
 
-CODES = np.array([10, 30, 40, 80, 50, 10, 40], np.uint8)
-"""WorldCover: tree cover, grassland, cropland, water, built-up; in stripes with a slant."""
+CODES = np.array([10, 40, 30, 10, 40, 10, 80, 50], np.uint8)
+"""WorldCover: tree cover, cropland and grassland, a little water and built-up; in slanting stripes."""
 
 
 class LocalWorld:
@@ -71,7 +71,8 @@ def write_worldcover(
     """Write a square of three degrees in stripes of classes, coarser than the real one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     row, column = np.mgrid[:size_px, :size_px]
-    classes = CODES[(row // 31 + column // 47) % len(CODES)]
+    stripe = (row // 5 + column // 7) % 40
+    classes = CODES[np.where(stripe < 36, (row // 140 + column // 110) % 6, 6 + stripe % 2)]
     profile = {
         "driver": "GTiff",
         "dtype": "uint8",
@@ -79,7 +80,7 @@ def write_worldcover(
         "width": size_px,
         "height": size_px,
         "crs": "EPSG:4326",
-        "transform": from_origin(west, north, 3 / size_px, 3 / size_px),
+        "transform": Affine(3 / size_px, 0, west, 0, -3 / size_px, north),
         "nodata": 0,
         "tiled": True,
         "compress": "deflate",

@@ -126,3 +126,12 @@ def test_files_that_are_no_tiles_are_refused(tmp_path: Path):
         file.write(tile()[:1])
     with pytest.raises(DataError, match="expected uint16, named"):
         read_cog(tmp_path / "nameless.tif")
+
+
+def test_viewers_show_red_green_and_blue_wherever_they_stand(tmp_path: Path):
+    values = np.stack([tile()[0]] * 4)
+    for bands in (("B04", "B03", "B02", "B08"), ("B08", "B02", "B03", "B04")):
+        write(tmp_path / "a.tif", values, bands=bands)
+        with rasterio.open(tmp_path / "a.tif") as dataset:
+            shown = dict(zip(bands, (c.name for c in dataset.colorinterp), strict=True))
+        assert shown == {"B04": "red", "B03": "green", "B02": "blue", "B08": "undefined"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import engine
-from data_prep.engine import batched, map_unordered
+from data_prep.engine import Engine, batched, map_unordered
 from data_prep.prep_config import EngineConfig
 from data_prep.tasks import Task, read_outcome
 from ecomap.errors import DataError, RequestError
@@ -46,8 +46,9 @@ def wait_long(*, value, folder):
     return square(value=value, folder=folder)
 
 
-def run_tasks(tasks, *args, **options):
-    return engine.run_tasks(iter(tasks), *args, num_tasks=len(tasks), **options)
+def run_tasks(tasks, *args, config, **options):
+    with Engine(config) as engine:
+        return engine.run(iter(tasks), *args, num_tasks=len(tasks), **options)
 
 
 def tasks_in(folder, num=20):
@@ -202,3 +203,27 @@ def test_batches_keep_order_and_lose_nothing():
 def test_the_window_grows_with_the_workers_and_is_wide_for_clusters_elsewhere():
     assert engine._window(EngineConfig(num_workers=3)) == 6
     assert engine._window(EngineConfig(scheduler="tcp://host:1")) == 128
+
+
+def note_process(*, value, folder):
+    return "done", "", {"process": os.getpid()}
+
+
+def test_one_set_of_workers_does_all_steps_and_starts_when_it_is_needed(tmp_path, monkeypatch):
+    opened = []
+    open_executor = engine.open_executor
+    monkeypatch.setattr(
+        engine,
+        "open_executor",
+        lambda *args, **options: opened.append(args) or open_executor(*args, **options),
+    )
+    with Engine(EngineConfig(num_workers=1)) as workers:
+        workers.run([], note_process, tmp_path, num_tasks=0)
+        assert not opened
+        processes = set()
+        for kind in ("first", "second"):
+            task = Task(kind, "a", {"value": 1, "folder": str(tmp_path)})
+            workers.run([task], note_process, tmp_path, num_tasks=1)
+            processes.add(read_outcome(tmp_path, task).result["process"])
+    assert len(opened) == len(processes) == 1
+    assert os.getpid() not in processes

@@ -195,6 +195,19 @@ def test_ctrl_c_while_a_file_is_written_leaves_no_part_of_it(
     assert left == []
 
 
+def test_an_export_that_is_brought_up_to_date_counts_as_unfinished_meanwhile(
+    dataset: Path, tmp_path: Path
+):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    export_dataset(dataset, tmp_path / "out", kind="webdataset")
+    with pytest.raises(KeyboardInterrupt):
+        export_dataset(dataset, tmp_path / "out", kind="webdataset", progress=stop)
+    assert not (tmp_path / "out" / EXPORT_FILE).exists()
+    assert not (tmp_path / "out" / "shards.parquet").exists()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_made_again(dataset: Path, tmp_path: Path, kind: ExportKind):
     out = tmp_path / "out"

@@ -32,10 +32,16 @@ def test_a_tile_comes_back_as_it_was_within_rounding(tmp_path: Path):
         tile("a_1", "2020-01", temperature_c=-0.04, split="test", cloud_frac=0.4321),
         tile("a_1", "2020-02", land_cover=LandCover.SNOW_AND_ICE, split="test"),
         tile("b", "2019-12", state=None, country="Chad", lat=-12.345678, lon=-179.98765),
+        tile("c", "2019-12", state=None, country=None),
     ]
     folder = write_made(tmp_path / "d", items)
     back = back_from(folder, tmp_path)
-    assert set(back) == {"test/a_1/2020-01", "test/a_1/2020-02", "train/b/2019-12"}
+    assert set(back) == {
+        "test/a_1/2020-01",
+        "test/a_1/2020-02",
+        "train/b/2019-12",
+        "train/c/2019-12",
+    }
     for item in items:
         record = back[f"{item.split}/{item.location_id}/{item.month}"]
         for name in ("lat", "lon", "month", "land_cover", "cloud_frac", "state", "country"):
@@ -133,6 +139,12 @@ def test_a_label_of_little_is_finite_json():
     assert label["caption_info"]["location_address"] is None
     assert label["caption_info"]["cloud_info"] == "cloudy"
     json.dumps(label, allow_nan=False)
+
+
+def test_a_state_without_a_country_is_not_told_as_one(tmp_path: Path):
+    folder = write_made(tmp_path / "d", [tile("a", "2020-01", country=None)])
+    assert back_from(folder, tmp_path)["train/a/2020-01"].country is None
+    assert make_label(tile("a", "2020-01", country=None))["ecomap"]["state"] == "Veneto"
 
 
 def test_tiles_that_no_label_can_describe_are_counted(tmp_path: Path):

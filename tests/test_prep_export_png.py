@@ -100,6 +100,11 @@ def test_batches_have_folders_of_their_own():
     assert png_path(tile("7.5", "2020-01")) == "images/7-5/7-5_2020-01.png"
 
 
+def test_gdals_file_gives_the_numbers_in_gdals_order():
+    text = aux_xml("EPSG:32632", (2.0, 1.0, 100.0, 0.5, -4.0, 200.0)).decode()
+    assert "<GeoTransform>100.0, 2.0, 1.0, 200.0, 0.5, -4.0</GeoTransform>" in text
+
+
 def test_an_unknown_crs_is_an_error_that_names_it():
     with pytest.raises(DataError, match="'EPSG:1' is no coordinate reference system"):
         aux_xml("EPSG:1", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))

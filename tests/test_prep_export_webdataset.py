@@ -185,7 +185,8 @@ def test_a_last_shard_with_room_is_not_taken_for_whole_when_tiles_follow(tmp_pat
     )
     folder = write_made(tmp_path / "d", [first])
     export_dataset(folder, tmp_path / "out", kind="webdataset")
-    write_made(folder, [first, second])
+    write_tile(folder, second)
+    write_dataset(folder, [first, second])
     export_dataset(folder, tmp_path / "out", kind="webdataset")
     assert [row["shard"] for row in rows_of(tmp_path / "out")] == ["train-000000.tar"] * 2
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_prep import imagery_task, remote
+from data_prep import remote, second_look
 from data_prep.cog import read_cog
 from data_prep.imagery_task import TileResult, fetch_tile
 from data_prep.place import Place
@@ -442,7 +442,7 @@ def test_bands_of_20_m_and_another_order(world: World):
 
 def with_second_look(monkeypatch: pytest.MonkeyPatch, predict: Any) -> None:
     package = SimpleNamespace(predict_from_array=predict)
-    monkeypatch.setattr(imagery_task.importlib, "import_module", lambda name: package)
+    monkeypatch.setattr(second_look.importlib, "import_module", lambda name: package)
 
 
 def test_a_second_look_refuses_what_the_classes_let_pass(world: World, monkeypatch):
@@ -475,7 +475,7 @@ def test_a_second_look_needs_its_package_and_room(world: World, monkeypatch):
     def absent(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(imagery_task.importlib, "import_module", absent)
+    monkeypatch.setattr(second_look.importlib, "import_module", absent)
     with pytest.raises(RequestError, match="pip install omnicloudmask"):
         world.fetch([scene], cloud_mask="omnicloudmask", at=place(size_px=96))
 

@@ -75,6 +75,24 @@ def write_square(
     return path
 
 
+def write_labels(path: Path, labels: np.ndarray, place: Place, *, nodata: int | None) -> Path:
+    """Labels of 10 m on a tile's own grid."""
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=labels.shape[1],
+        height=labels.shape[0],
+        count=1,
+        dtype=labels.dtype,
+        crs=place.crs,
+        transform=Affine(*place.transform),
+        nodata=nodata,
+    ) as raster:
+        raster.write(labels, 1)
+    return path
+
+
 def expected_labels(place: Place, pattern: Pattern) -> np.ndarray:
     """Labels at the samples, pixel by pixel and without GDAL."""
     num = num_samples(place)
@@ -105,6 +123,7 @@ def config(folder: Path | str, **settings: object) -> LandCoverConfig:
     [
         (46.5, 13.5, [(45, 12)]),
         (46.5, 15.0, [(45, 12), (45, 15)]),
+        (46.5, 15.034, [(45, 12), (45, 15)]),  # begins 0.0005 degrees east of the edge
         (48.0, 15.0, [(45, 12), (45, 15), (48, 12), (48, 15)]),
         (-0.01, -0.01, [(-3, -3), (-3, 0), (0, -3), (0, 0)]),
         (-16.5, 179.99, [(-18, -180), (-18, 177)]),
@@ -195,6 +214,25 @@ def test_an_overview_is_read_where_its_pixels_are_no_coarser_than_samples(
     for num, expected in ((2048, 30), (111, 30), (110, 10)):  # 10, 184 and 186 m apart
         monkeypatch.setattr(worldcover, "MAX_SAMPLES", num)
         assert (read(place, tmp_path)[0] == expected).all(), num
+
+
+def test_of_several_overviews_the_coarsest_that_will_do_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_labels(
+        tmp_path / "map.tif", np.full((512, 512), 10, np.uint8), tile_at(46.5, 13.5), nodata=0
+    )
+    with rasterio.open(path, "r+") as raster:
+        raster.build_overviews([2, 4, 8], Resampling.nearest)
+    place = tile_at(46.5, 13.5, size_px=128, resolution_m=40)
+    options = []
+    with rasterio.open(path) as raster:
+        opened = rasterio.open
+        monkeypatch.setattr(rasterio, "open", lambda *a, **k: [options.append(k), opened(*a)][1])
+        for num in (257, 256, 129, 128, 64):
+            monkeypatch.setattr(worldcover, "MAX_SAMPLES", num)
+            worldcover.sample_labels(raster, place, nodata=0)
+    assert [k.get("OVERVIEW_LEVEL") for k in options] == [None, 0, 0, 1, 2]
 
 
 # ---- from labels to a result
@@ -349,6 +387,13 @@ def test_a_server_that_stays_away_is_an_error_that_may_pass(server: StacServer):
     assert caught.value.retryable
 
 
+def test_a_missing_file_on_a_server_in_trouble_is_no_sea(server: StacServer):
+    server.add_fault("N00W153", 503, hits=None)  # asked for the size alone it says 404
+    with pytest.raises(ReadError, match="503") as caught:
+        fetch_land_cover(tile_at(1.5, -151.5), config(server.data_url("")))
+    assert caught.value.retryable
+
+
 def test_a_refused_file_is_no_sea(server: StacServer):
     server.add_fault("N00W153", 403, hits=None, methods=("GET", "HEAD"))
     with pytest.raises(ReadError, match="403"):
@@ -361,24 +406,6 @@ def test_a_file_that_the_server_does_not_have_is_sea(server: StacServer):
 
 
 # ---- other sources
-
-
-def write_labels(path: Path, labels: np.ndarray, place: Place, *, nodata: int | None) -> Path:
-    """Labels of 10 m on a tile's own grid."""
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=labels.shape[1],
-        height=labels.shape[0],
-        count=1,
-        dtype=labels.dtype,
-        crs=place.crs,
-        transform=Affine(*place.transform),
-        nodata=nodata,
-    ) as raster:
-        raster.write(labels, 1)
-    return path
 
 
 def dynamic_world(path: Path, year: int = 2021) -> LandCoverConfig:
@@ -499,6 +526,16 @@ def test_a_result_survives_json(tmp_path: Path):
         content = json.loads(json.dumps(result.to_dict()))
         assert LandCoverResult.from_dict(content) == result
     assert content["land_cover"] is None
+
+
+def test_classes_are_written_by_name():
+    fracs = {IGBP.SNOW_AND_ICE: 0.75, IGBP.BARREN: 0.25}
+    content = LandCoverResult(source="x", land_cover=IGBP.SNOW_AND_ICE, fracs=fracs).to_dict()
+    assert content["land_cover"] == "Permanent Snow and Ice"
+    assert content["fracs"] == {
+        "Permanent Snow and Ice": 0.75,
+        "Barren or Sparsely Vegetated": 0.25,
+    }
 
 
 def test_the_same_tile_gives_the_same_bytes(tmp_path: Path):

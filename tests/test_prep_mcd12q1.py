@@ -275,6 +275,7 @@ class FakeModis:
     def __init__(self, server: HTTPServer) -> None:
         self.queries: list[dict[str, str]] = []
         self.changes: dict[str, Any] = {}
+        self.has_east = True
         self.url = server.url_for("/rst/api/v1")
         server.expect_request("/rst/api/v1/MCD12Q1/subset").respond_with_handler(self.answer)
 
@@ -289,6 +290,7 @@ class FakeModis:
         ]
         columns = np.arange(column - reach[0], column + reach[0] + 1)
         rows = np.arange(row + reach[1], row - reach[1] - 1, -1)  # north first
+        data = pattern(rows[:, None], columns).ravel().astype(float)
         content = {
             "xllcorner": f"{columns[0] * MODIS_CELL_M:.2f}",
             "yllcorner": f"{rows[-1] * MODIS_CELL_M:.2f}",
@@ -307,7 +309,7 @@ class FakeModis:
                     "band": query["band"],
                     "tile": "h18v04",
                     "proc_date": "2022203203221",
-                    "data": pattern(rows[:, None], columns).ravel().astype(float).tolist(),
+                    "data": (data if x < 0 or self.has_east else data * 0 + 255).tolist(),
                 }
             ],
         } | self.changes
@@ -370,6 +372,15 @@ def test_the_service_is_asked_on_both_sides_of_the_antimeridian(service: FakeMod
     )
     assert cover.nodata_frac == pytest.approx(0, abs=2e-3)
     assert sorted(float(q["longitude"]) > 0 for q in service.queries) == [False, True]
+
+
+def test_fill_on_one_side_of_the_antimeridian_is_its_part_of_the_tile(service: FakeModis):
+    service.has_east = False
+    place = place_at("p", -16.5, 179.98, size_px=512, resolution_m=10)
+    cover = ask(service, place)
+    x = Transformer.from_crs("EPSG:4326", place.crs, always_xy=True).transform(180, -16.5)[0]
+    assert cover.nodata_frac == pytest.approx((x - place.left) / 5120, abs=5e-3)
+    assert 0.6 < cover.nodata_frac < 0.95
 
 
 def test_faults_that_pass_are_tried_again(httpserver: HTTPServer):

@@ -89,8 +89,8 @@ def test_cut_bodies_are_read_again(server: StacServer, hits: tuple[int, ...]):
 def test_a_stall_ends_and_is_tried_again(server: StacServer, method: str):
     server.add_fault(NAME, "stall", hits=(1,), methods=(method,))
     start = time.monotonic()
-    np.testing.assert_array_equal(read(server, timeout_s=2), VALUES)
-    assert time.monotonic() - start < 8
+    np.testing.assert_array_equal(read(server, timeout_s=6), VALUES)
+    assert time.monotonic() - start < 5  # long before the limit of a request
 
 
 def test_an_endless_stall_ends_as_a_failure_that_may_pass(server: StacServer):

@@ -1,7 +1,10 @@
 """Classes counted inside a tile, and the ranking made of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -9,12 +12,13 @@ from hypothesis.extra.numpy import arrays
 from data_prep.scl import SceneClass, TileStats, rank, tile_stats
 
 
-def stats(*, clear: float = 1.0, valid: float = 1.0) -> TileStats:
+def stats(*, clear: float = 1.0, valid: float = 1.0, snow: float = 0.0) -> TileStats:
     return TileStats(
         valid_frac=valid,
         clear_frac=clear,
         cloud_frac=0,
-        snow_frac=0,
+        unclassified_frac=0,
+        snow_frac=snow,
         water_frac=0,
         saturated_frac=0,
     )
@@ -35,6 +39,7 @@ def test_shares_are_of_the_valid_pixels():
     assert found.nodata_frac == pytest.approx(4 / 20)
     assert found.cloud_frac == 4 / 16
     assert found.clear_frac == 9 / 16  # 4 4 5 6 11 11 4 4 6
+    assert found.unclassified_frac == 1 / 16
     assert found.snow_frac == 2 / 16
     assert found.water_frac == 2 / 16
     assert found.saturated_frac == 1 / 16
@@ -86,3 +91,46 @@ def test_nothing_ranks_above_a_perfect_tile(a: float, b: float, c: float, d: flo
 )
 def test_perfect_is_a_hundred_per_cent_rounded(clear: float, valid: float, expected: bool):
     assert stats(clear=clear, valid=valid).is_perfect is expected
+
+
+def test_snow_ranks_as_any_other_ground():
+    assert rank(stats(clear=1.0, snow=1.0)) == (100, 100) == rank(stats(clear=1.0))
+    assert rank(stats(clear=1.0, snow=0.9)) > rank(stats(clear=0.9))
+    assert stats(clear=1.0, snow=0.5).is_perfect
+
+
+@pytest.mark.parametrize(("num_unclassified", "cloud"), [(80, 0.1), (81, 0.91)])
+def test_mostly_unclassified_ground_is_cloud(num_unclassified: int, cloud: float):
+    classes = np.full(100, 4, np.uint8)
+    classes[:num_unclassified] = SceneClass.UNCLASSIFIED
+    classes[-10:] = SceneClass.THIN_CIRRUS
+    found = tile_stats(classes.reshape(10, 10))
+    assert found.cloud_frac == pytest.approx(cloud)
+    assert found.unclassified_frac == num_unclassified / 100
+
+
+PICKS = {
+    "2017-08": "2017-08-27", "2017-09": "2017-09-23", "2017-10": "2017-10-23",
+    "2017-11": "2017-11-22", "2017-12": "2017-12-17", "2018-01": "2018-01-16",
+    "2018-02": "2018-02-25", "2018-03": "2018-03-25", "2018-04": "2018-04-26",
+    "2018-05": "2018-05-06", "2018-06": "2018-06-28", "2018-07": "2018-07-23",
+    "2018-08": "2018-08-02", "2018-09": "2018-09-23", "2018-10": "2018-10-08",
+    "2018-11": "2018-11-17",
+}  # fmt: skip
+"""Each seen to be clear, with a small cloud in 2017-09; in 2017-10 all four passes are cloud."""
+
+
+@pytest.mark.shared
+def test_the_clearest_pass_of_each_real_month_is_picked(shared_data: Path):
+    (path,) = (shared_data / "worldcereal" / "00002806639B424A").glob("S2_L2A_20m_*.nc")
+    with xr.open_dataset(path, mask_and_scale=False) as series:
+        days = series["timestamp"].values.astype("datetime64[D]").astype(str)
+        counted = {day: tile_stats(c) for day, c in zip(days, series["SCL"].values, strict=True)}
+    picks = {
+        month: max((day for day in counted if day[:7] == month), key=lambda d: rank(counted[d]))
+        for month in sorted({day[:7] for day in counted})
+    }
+    assert picks == PICKS
+    clouds = {day: counted[day].cloud_frac for day in picks.values()}
+    assert clouds.pop("2017-10-23") > 0.95
+    assert max(clouds.values()) < 0.03

@@ -115,3 +115,19 @@ def test_a_dataset_folder_is_divided_in_place(world, tmp_path):
     summary = read_summary(tmp_path)
     assert summary["kept"] == 400
     assert summary["split"]["report"] == report
+
+
+def test_the_distance_between_edges_is_that_of_all_pairs(monkeypatch):
+    tiles = [
+        make_tile(
+            location_id=f"{row}-{column}", lat=55 + row / 7, lon=(356 + column / 5) % 360 - 180,
+            ground_sampling_distance_m=10, width_px=512, height_px=512,
+        )
+        for row in range(30)
+        for column in range(40)
+    ]  # fmt: skip
+    records = assign_splits(tiles, SplitConfig(block_deg=1, test_frac=0.3, val_frac=0.1))
+    fast = leakage_report(records)
+    monkeypatch.setattr("data_prep.splits.MAX_REACH_DEG", 0.0)  # all pairs
+    assert leakage_report(records) == fast
+    assert 0 < fast["train_test"]["edge_km"] < 20

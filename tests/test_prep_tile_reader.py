@@ -219,3 +219,15 @@ def test_the_first_layer_wins_and_others_fill():
     assert first.tolist() == [[[1, 0, 0]], [[2, 0, 0]]]
     with pytest.raises(ValueError, match="No layer"):
         tile_reader.first_valid([])
+
+
+def test_coarser_tiles_are_means_where_there_is_no_overview(tmp_path: Path):
+    values = ramp(96, 120)
+    values[::3, ::3] += 90  # one pixel of nine
+    address = save(tmp_path / "a.tif", values)
+    with rasterio.open(address) as file:
+        assert file.overviews(1) == []
+    found = band(address, grid(resolution_m=30))
+    np.testing.assert_array_equal(
+        found, values[:90].reshape(30, 3, 40, 3).mean(axis=(1, 3)).round()
+    )
