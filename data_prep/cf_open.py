@@ -1,8 +1,10 @@
 """Open a NetCDF file or a Zarr store without reading values or decoding times."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,17 +32,27 @@ class MissingChunks:
     """
 
     keys: set[str] = field(default_factory=set)
-    num_found: int = 0
-    """Missing chunks whose values became "not known"."""
+    """Chunks that the store did not have since the last read began."""
+    lock: Lock = field(default_factory=Lock)
+    """One read at a time: of two, it could not be told whose chunks are missing."""
 
-    def check(self, array: Any, *, where: str) -> None:
-        """Count missing chunks of a variable.
+    def read(self, array: Any, index: Mapping[str, int], *, where: str) -> tuple[Any, int]:
+        """Read a variable at positions of its dimensions.
+
+        Returns:
+            Values; number of chunks of them that are missing.
 
         Raises:
-            DataError: If their fill value is a number that would be taken for data.
+            DataError: If the fill value of a missing chunk is a number that would be taken for
+                data.
         """
+        with self.lock:
+            self.keys.clear()
+            values = array.isel(index).values
+            return values, self._check(array, where=where)
+
+    def _check(self, array: Any, *, where: str) -> int:
         missing = {key for key in self.keys if key.startswith(f"{array.name}/")}
-        self.keys -= missing
         fill = array.encoding.get("fill_value", np.nan)
         masked = array.encoding.get("_FillValue", np.nan)
         if missing and not np.isnan(fill) and fill != masked:
@@ -48,7 +60,7 @@ class MissingChunks:
                 f"{where} lacks {len(missing)} chunks, such as {min(missing)}, which would be read "
                 f"as {fill:g}. Complete the store, or set its fill value to NaN."
             )
-        self.num_found += len(missing)
+        return len(missing)
 
 
 def open_file(path: str) -> tuple[Any, MissingChunks]:

@@ -106,8 +106,8 @@ class CfClimate:
         attributes: dict[str, str] = {}
         for name, variable in self._variables.items():
             cells = variable.nearest(cell.lat, cell.lon)
-            results[name] = variable.monthly(cells)
-            attributes |= _describe(cells, results[name], cell)
+            results[name], num_missing = variable.monthly(cells)
+            attributes |= _describe(cells[0], results[name], cell, num_missing)
         numbers = [number for result in results.values() for number in result.values]
         if not numbers:
             raise DataError(
@@ -139,9 +139,11 @@ class CfClimate:
         return named[:200] or Path(path).name or "CF data set"
 
 
-def _describe(cells: list[tuple[Part, Cell]], result: Monthly, main: Cell) -> dict[str, str]:
+def _describe(
+    first: tuple[Part, Cell], result: Monthly, main: Cell, num_missing: int
+) -> dict[str, str]:
     """Facts about one variable, for the attributes of the series."""
-    part, cell = cells[0]
+    part, cell = first
     facts = {
         "variable": str(part.array.name),
         "units": str(part.array.attrs["units"]),
@@ -153,7 +155,7 @@ def _describe(cells: list[tuple[Part, Cell]], result: Monthly, main: Cell) -> di
         "num_clipped": result.cleaned.num_clipped,
         "num_unphysical": result.cleaned.num_unphysical,
         "num_incomplete_months": result.num_incomplete,
-        "num_missing_chunks": sum(p.missing.num_found for p, _ in cells),
+        "num_missing_chunks": num_missing,
     }
     facts |= {key: str(count) for key, count in counts.items() if count}
     return {f"{part.name}.{key}": text for key, text in facts.items() if text}

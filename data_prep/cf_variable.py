@@ -32,18 +32,20 @@ class Part:
     grid: Grid
     missing: MissingChunks
 
-    def read(self, cell: Cell) -> Floats:
-        """All steps at a cell, scaled; NaN where not known."""
+    def read(self, cell: Cell) -> tuple[Floats, int]:
+        """All steps at a cell, scaled, NaN where not known; and how many chunks are missing."""
         index = {dim: place for dim, place in cell.index.items() if dim in self.array.dims}
         try:
-            raw = self.array.isel(index).values
+            raw, num_missing = self.missing.read(self.array, index, where=self.axis.where)
+        except DataError:
+            raise
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{self.axis.where} cannot be read at ({cell.lat:g}, {cell.lon:g}): {error}. The "
                 "file is damaged or the connection was lost."
             ) from None
-        self.missing.check(self.array, where=self.axis.where)
-        return np.asarray(raw, np.float64) * self.measure.factor + self.measure.offset
+        values = np.asarray(raw, np.float64) * self.measure.factor + self.measure.offset
+        return values, num_missing
 
 
 @dataclass
@@ -77,19 +79,20 @@ class Variable:
     def _joined(self) -> dict[tuple[int, ...], Joined]:
         return {}
 
-    def monthly(self, cells: list[tuple[Part, Cell]]) -> Monthly:
-        """Monthly means at a cell."""
+    def monthly(self, cells: list[tuple[Part, Cell]]) -> tuple[Monthly, int]:
+        """Monthly means at a cell, and how many chunks of its stores are missing."""
         key = tuple(id(part) for part, _ in cells)
         if key not in self._joined:
             self._joined[key] = join_times([part.axis for part, _ in cells])
         axis, positions = self._joined[key]
-        values = np.full(axis.days.size, np.nan)
+        values, num_missing = np.full(axis.days.size, np.nan), 0
         for (part, cell), place in zip(cells, positions, strict=True):
-            new, old = part.read(cell), values[place]
+            new, lacking = part.read(cell)
+            num_missing, old = num_missing + lacking, values[place]
             self._check_agree(old, new, part)
             values[place] = np.where(np.isnan(old), new, old)
         first = cells[0][0]
-        return monthly_means(
+        means = monthly_means(
             self.name,
             values,
             first.measure.kind,
@@ -97,6 +100,7 @@ class Variable:
             methods=str(first.array.attrs.get("cell_methods", "")),
             is_ecmwf=is_ecmwf_amount(str(first.array.name), first.array.attrs),
         )
+        return means, num_missing
 
     def _check_agree(self, old: Floats, new: Floats, part: Part) -> None:
         with np.errstate(invalid="ignore"):

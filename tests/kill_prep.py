@@ -26,8 +26,8 @@ CONFIG = REPOSITORY / "configs" / "prep_example.yaml"
 SMALL = ("first_month=2023-08", "grid.spacing_km=16", "engine.num_threads=4")
 """A region of a few places in one month: most of a run is the start of Python."""
 POLL_S = 0.002
-LONGEST_PAUSE_S = 0.05
-"""Between the moment and the kill, at random, so that it strikes between files and inside them."""
+PAUSE_S = 0.05
+"""Longest time between a moment and the kill, drawn at random: it strikes between files and in them."""
 LIMIT_S = 240.0
 """A run that takes longer hangs."""
 
@@ -133,15 +133,13 @@ def wait_for(
 
 
 def kill_at(
-    moment: Moment, *, whole: Path, output: Path, overrides: Sequence[str], draw: random.Random
+    moment: Moment, output: Path, overrides: Sequence[str], *, number: int, pause_s: float
 ) -> Kill:
-    """Start a run, and kill it soon after a moment; at once where that has passed long ago."""
+    """Start a run, and kill it so long after a number of files is there."""
     begin, since_ns = time.monotonic(), time.time_ns() if moment.is_anew else 0
-    number = max(1, round(moment.share * sum(1 for _ in whole.glob(moment.pattern))))
     run = start(output, overrides)
-    wait_for(output, ".lock", run, since_ns=time.time_ns())
     wait_for(output, moment.pattern, run, number=number, since_ns=since_ns)
-    time.sleep(draw.uniform(0, LONGEST_PAUSE_S))
+    time.sleep(pause_s)
     is_hit = kill(run)
     files = [str(p.relative_to(output)) for p in sorted(output.rglob("*")) if p.is_file()]
     return Kill(
@@ -185,13 +183,23 @@ def kill_and_compare(
     whole, killed = folder / "whole" / "dataset", folder / "killed" / "dataset"
     finish(start(whole, world.overrides))
     assert (whole / "report" / "report.json").is_file(), "the run in peace left no report"
+    before, begin = contents(whole), time.monotonic()
+    finish(start(whole, world.overrides))
+    again_s = time.monotonic() - begin
+    assert contents(whole) == before, "a second run changed the dataset"
     kills = []
     for moment in moments:
-        kills.append(
-            kill_at(moment, whole=whole, output=killed, overrides=world.overrides, draw=draw)
-        )
+        number = max(1, round(moment.share * count(whole, moment)))
+        is_past = count(killed, moment) >= number and not moment.is_anew
+        pause_s = draw.uniform(0.3 * again_s, 0.9 * again_s) if is_past else draw.uniform(0, PAUSE_S)
+        kills.append(kill_at(moment, killed, world.overrides, number=number, pause_s=pause_s))
     finish(start(killed, world.overrides))
     return kills, differences(whole, killed)
+
+
+def count(folder: Path, moment: Moment) -> int:
+    """Files of a moment's pattern."""
+    return sum(1 for _ in folder.glob(moment.pattern))
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Climate files: made files with known values in each unit, calendar, step and grid; real ones."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cftime
@@ -449,6 +450,12 @@ def test_variables_and_years_may_lie_in_several_files(tmp_path):
     assert series.value(T, "2002-12") == pytest.approx(280 + 23 - 273.15)
     assert series.value(P, "2001-12") == 4.0
     assert series.value(P, "2002-01") is None
+    gap = warm.isel(time=slice(0, 13)).where(warm["time"] < 340)  # December and later not known
+    gap["tas"].attrs = warm["tas"].attrs
+    gapped = write(tmp_path / "gap.nc", gap)
+    for order in ([gapped, paths[1]], [paths[1], gapped]):
+        with open_cf(order) as climate:
+            assert climate.series(41, 14).value(T, "2001-12") == pytest.approx(17.85)
     with open_cf(str(tmp_path / "t_*.nc")) as climate:
         assert climate.series(41, 14).value(T, "2001-01") == pytest.approx(6.85)
 
@@ -617,6 +624,8 @@ def test_a_coarser_variable_has_its_own_cell(tmp_path):
         assert series.cell_id == "n41.0000_e014.0000"
         assert series.attributes[f"{S}.cell"] == "n40.6000_e013.0000"
         assert f"{T}.cell" not in series.attributes
+        # The cell decides, and not where in it the place lies: 41.45 is nearer to 41.9.
+        assert climate.series(41.45, 13.6) == series
 
 
 # Zarr, and memory
@@ -639,10 +648,11 @@ def test_a_zarr_store_is_read_in_the_chunks_of_the_cell_alone(tmp_path, zarr_for
     assert f"{T}.num_missing_chunks" not in attributes
     needed = [chunk for chunk in chunks if str(chunk).endswith(names)]
     needed[0].unlink()
-    months, attributes = read(path)  # the fill value is NaN: a lost chunk is not known
-    assert sum(value is None for value in months.values()) in (0, 12)
-    assert sum(value is not None for value in months.values()) == 12
-    assert attributes[f"{T}.num_missing_chunks"] == "1"
+    with open_cf(path) as climate:  # the fill value is NaN: a lost chunk is not known
+        first, again = climate.series(41, 14), climate.series(41, 14)
+    assert sum(value is not None for value in first.values[T]) == 12
+    assert first.attributes[f"{T}.num_missing_chunks"] == "1"
+    assert again == first
     needed[1].write_bytes(b"garbage")
     with pytest.raises(DataError, match="cannot be read at"):
         read(path)
@@ -662,6 +672,9 @@ def test_a_lost_chunk_does_not_become_a_drought(tmp_path):
     array[:12] = 4.0
     with pytest.raises(DataError, match=r"lacks 1 chunks, such as pr/c/1/0/0, .* read as 0"):
         read(path, P)
+    with open_cf(path) as climate, ThreadPoolExecutor(8) as pool:
+        tasks = [pool.submit(climate.series, 41, 10 + 2 * (n % 4)) for n in range(40)]
+        assert all(isinstance(task.exception(), DataError) for task in tasks)
     array[12:] = 4.0
     assert read(path, P)[0]["2002-12"] == 4.0
 

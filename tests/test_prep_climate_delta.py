@@ -204,7 +204,7 @@ def test_years_that_lack_are_named(scenario):
     config = scenario.model_copy(update={"horizon_years": (2071, 2100)})
     with pytest.raises(DataError, match=r"has 20 of the years 2071 to 2100 .* 2061-01 to 2090-12"):
         compute_delta(config, 50.0, 10.0)
-    config = scenario.model_copy(update={"horizon_years": (2072, 2095)})  # 19 of 24
+    config = scenario.model_copy(update={"horizon_years": (2072, 2091)})  # 95 %, but below 20
     with pytest.raises(DataError, match="has 19 of the years"):
         compute_delta(config, 50.0, 10.0)
 
@@ -215,6 +215,14 @@ def test_years_that_lack_are_named(scenario):
 def test_files_of_another_model_are_refused(scenario, key, value):
     config = scenario.model_copy(update={key: value})
     with pytest.raises(DataError, match=f"is of {key} {value}, but its files say"):
+        DeltaModel(config)
+
+
+@pytest.mark.parametrize("key", ["historical_paths", "future_paths"])
+def test_files_of_either_period_are_checked(tmp_path, scenario, key):
+    other = model_file(tmp_path / "other.nc", 2000, 2001, experiment="ssp126")
+    config = scenario.model_copy(update={key: (other,)})
+    with pytest.raises(DataError, match="of experiment ssp585, but its files say ssp126"):
         DeltaModel(config)
 
 
@@ -236,7 +244,7 @@ def test_a_model_is_opened_once_and_each_cell_read_once(scenario, monkeypatch):
         assert model.delta_at(50.3, 9.8) is first
         assert reads == []
         east = model.delta_at(50.0, 11.8)
-        assert len(reads) == 2
+        assert reads == [(50.0, 12.0)] * 2  # at the centre of the cell
     assert east.changes[P].baseline[0] == pytest.approx(0.9)
     assert east.cell_id != first.cell_id
 
