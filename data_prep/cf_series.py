@@ -6,6 +6,7 @@ and years may lie in several files. Where two files have the same step, they mus
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -184,16 +185,15 @@ def open_cf(
         )
     opened: list[tuple[str, Any, MissingChunks]] = []
     found: dict[str, Variable] = {}
-    try:
+    with ExitStack() as on_error:
         for path in _expand(paths):
-            opened.append((path, *open_file(path)))
-            for part in parts_of(*opened[-1], chosen):
+            dataset, missing = open_file(path)
+            on_error.callback(dataset.close)
+            opened.append((path, dataset, missing))
+            for part in parts_of(path, dataset, missing, chosen):
                 found.setdefault(part.name, Variable(part.name)).parts.append(part)
         _check_found(found, opened)
-    except BaseException:
-        for _, dataset, _ in opened:
-            dataset.close()
-        raise
+        on_error.pop_all()
     ordered = {name: found[name] for name in CLIMATE if name in found}
     return CfClimate(ordered, [dataset for _, dataset, _ in opened])
 

@@ -9,6 +9,7 @@ Longer than the budget because what a change is, and how it is found, are read t
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -169,19 +170,14 @@ class DeltaModel:
                     f"{max(last - first + 1, 0)} years; a climate needs {MIN_YEARS} or more."
                 )
         self._config = config
-        self._historical = open_cf(config.historical_paths, variables=variables)
-        try:
-            self._future = open_cf(config.future_paths, variables=variables)
-        except BaseException:
-            self._historical.close()
-            raise
         self._deltas: dict[str, Delta] = {}
-        try:
-            _check_facts(config, self._historical, experiments=("historical", config.experiment))
-            _check_facts(config, self._future, experiments=("historical", config.experiment))
-        except DataError:
-            self.close()
-            raise
+        with ExitStack() as on_error:
+            opened = []
+            for paths in (config.historical_paths, config.future_paths):
+                opened.append(on_error.enter_context(open_cf(paths, variables=variables)))
+                _check_facts(config, opened[-1], experiments=("historical", config.experiment))
+            self._historical, self._future = opened
+            on_error.pop_all()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ecomap.config import Config
-from ecomap.schema import CLIMATE, MONTH_PATTERN, months_between
+from ecomap.schema import MONTH_PATTERN, months_between
 
 Band = Literal["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
@@ -275,6 +275,3 @@ def month_range(first: str, last: str) -> tuple[str, ...]:
     start = 12 * int(first[:4]) + int(first[5:]) - 1
     numbers = range(start, start + months_between(first, last) + 1)
     return tuple(f"{number // 12:04d}-{number % 12 + 1:02d}" for number in numbers)
-
-
-CLIMATE_NAMES = tuple(CLIMATE)

@@ -234,7 +234,7 @@ def prep_export(
     given = _given(splits=split, drop_flags=drop, shard_size_mb=shard_size_mb)
     target = output or path / "exports" / kind
     with _progress("Writing tiles") as progress:
-        summary = export_dataset(path, target, kind=kind, progress=progress, **given)
+        summary = export_dataset(path, target, kind=kind, progress=progress, **given)  # type: ignore[arg-type]
     _finish(summary, as_json)
 
 

@@ -95,8 +95,7 @@ def stretch(
     black, white = (value * DIGITAL_NUMBERS_PER_REFLECTANCE for value in reflectance_range)
     shown = (digital_numbers.astype(np.float32) - black) * (255 / (white - black))
     result = np.clip(np.rint(shown), 1, 255).astype(np.uint8)
-    result[digital_numbers == 0] = 0
-    return result
+    return np.where(digital_numbers == 0, np.uint8(0), result)
 
 
 class FrameReader:

@@ -191,7 +191,9 @@ def kill_and_compare(
     for moment in moments:
         number = max(1, round(moment.share * count(whole, moment)))
         is_past = count(killed, moment) >= number and not moment.is_anew
-        pause_s = draw.uniform(0.3 * again_s, 0.9 * again_s) if is_past else draw.uniform(0, PAUSE_S)
+        pause_s = (
+            draw.uniform(0.3 * again_s, 0.9 * again_s) if is_past else draw.uniform(0, PAUSE_S)
+        )
         kills.append(kill_at(moment, killed, world.overrides, number=number, pause_s=pause_s))
     finish(start(killed, world.overrides))
     return kills, differences(whole, killed)

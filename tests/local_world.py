@@ -23,7 +23,7 @@ from tests.power_server import PowerServer
 from tests.stac_server import StacServer
 
 CODES = np.array([10, 40, 30, 10, 40, 10, 80, 50], np.uint8)
-"""WorldCover: tree cover, cropland and grassland, a little water and built-up; in slanting stripes."""
+"""WorldCover: tree cover, cropland and grassland, some water and towns; slanting stripes."""
 
 
 class LocalWorld:
