@@ -28,6 +28,8 @@ LEFT, TOP, CRS = 600_000, 5_100_000, "EPSG:32633"
 OVERLAP_PX = 128
 """By which neighbouring scenes overlap; both show the same there."""
 OFFSET = -1000
+BLOCK_PX = 128
+"""Of the COGs that `tests.fake_scenes` writes."""
 CLOUD, SHADOW, WATER, BARE, GREEN = 9, 3, 6, 5, 4
 """Codes of the scene classification."""
 SHADOW_PX = (24, 16)

@@ -1,36 +1,33 @@
 """Join what was fetched to records: frame, climate, land cover, names, flags, prompts."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_prep import steps
-from data_prep.climate_delta import Delta
 from data_prep.engine import Engine, Progress
 from data_prep.land_cover import LandCoverResult
-from data_prep.manifest import Row, read_manifest
+from data_prep.manifest import Row, check_settings, failures_of, read_manifest
 from data_prep.place import Place
 from data_prep.place_names import ATTRIBUTION as NAMES_ATTRIBUTION
 from data_prep.place_names import name_places
 from data_prep.power import Cell
 from data_prep.prep_config import PrepConfig
 from data_prep.providers import PROVIDERS
-from data_prep.quality import FLAGS, cloud_flags
+from data_prep.quality import FLAGS, cloud_flags, nodata_flags
 from data_prep.record_fields import CellClimate, cover_fields, frame_fields
+from data_prep.side_tables import write_prompts, write_scenarios
 from data_prep.splits import leakage_report
 from data_prep.tasks import read_outcome
 from ecomap.errors import DataError
-from ecomap.prompt import PromptChoice, write_prompt
 from ecomap.schema import CLIMATE, TileRecord, make_record, unique, write_dataset
 
-PROMPTS_FILE, SCENARIOS_FILE = "prompts.parquet", "scenarios.parquet"
+DAMAGED = (
+    "it was changed on disk after it was fetched, and is removed; run 'ecomap prep fetch' again."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,7 @@ class BuildSummary:
     dropped: dict[str, int]
     """Tiles without a record, by reason."""
     without: dict[str, int]
-    """Records that lack something, by what: climate, land_cover."""
+    """Records that lack something, by what: a climate variable, land_cover."""
     flags: dict[str, int]
     report: dict[str, Any]
     """Leakage between the sides of the split."""
@@ -81,26 +78,34 @@ def build_dataset(
         progress: Called with (done, total) places.
 
     Raises:
-        DataError: If there is no manifest, or no tile at all was fetched.
+        DataError: If there is no manifest, it is one of other settings, a tile is not the one that
+            was fetched, or none was.
     """
+    check_settings(config.output, config)
     rows = list(read_manifest(config.output, kind="imagery"))
     reports = _inspect(rows, config, workers, progress)
     found = _gather(places, config)
     counts: Counter[str] = Counter()
     records = list(_records(rows, reports, found, config, counts))
     if not records:
-        raise DataError(_nothing_text(rows))
+        raise DataError(nothing_text(rows))
+    damaged = [r for r in rows if r.state == "done" and r.task_id not in reports]
     sources = unique(r.climate_source for r in records if r.climate_source)
     report = leakage_report(records)
     flags = Counter(flag for record in records for flag in record.flags)
     summary = BuildSummary(
         output=config.output,
         kept=len(records),
-        dropped=dict(sorted(Counter(_why(row) for row in rows if row.state != "done").items())),
+        dropped=dict(
+            sorted(Counter(_why(row) for row in rows if row.task_id not in reports).items())
+        ),
         without=dict(sorted(counts.items())),
         flags={flag: flags[flag] for flag in FLAGS},
         report=report,
-        failures=[f"{r.task_id}: {r.detail}" for r in rows if r.state == "failed"],
+        failures=[
+            *failures_of(read_manifest(config.output)),
+            *(f"{row.task_id}: {DAMAGED}" for row in damaged),
+        ],
         notes=_notes(records, found),
     )
     provider = PROVIDERS[config.imagery.provider]
@@ -113,8 +118,8 @@ def build_dataset(
         "license": provider.license,
         "attribution": _attributions(records, found, config),
     }
-    _write_prompts(config.output / PROMPTS_FILE, records)
-    _write_scenarios(config.output / SCENARIOS_FILE, config)
+    write_prompts(config.output, records)
+    write_scenarios(config.output)
     write_dataset(config.output, records, summary=content)
     return summary
 
@@ -137,13 +142,16 @@ def _inspect(
             raise DataError(f"The frames of {task.task_id} cannot be used: {detail}")
         for month, report in outcome.result["months"].items():
             reports[f"{task.task_id}/{month}"] = report
+        for month in outcome.result["damaged"]:  # the next fetch gets it again
+            (config.output / steps.image_path(task.task_id, month)).unlink(missing_ok=True)
     seen: set[str] = set()
     for row in rows:
-        if row.state == "done":
+        if row.task_id in reports:
             report = reports[row.task_id]
-            if row.result["sha256"] in seen and "blank" not in report["flags"]:
+            pixels = row.result["pixels_sha256"]  # files differ by their tags
+            if pixels in seen and "blank" not in report["flags"]:
                 report["flags"] = sorted({*report["flags"], "duplicate"})
-            seen.add(row.result["sha256"])
+            seen.add(pixels)
     return reports
 
 
@@ -176,30 +184,29 @@ def _records(
         return CellClimate(series, config) if series else None
 
     for row in rows:
-        if row.state != "done":
+        if row.task_id not in reports:
             continue
         place = found.places[row.location_id]
         cell = found.cells.get(row.location_id)
         climate = climate_of(cell.cell_id) if cell else None
         cover = found.land_cover.get(row.location_id)
-        counts.update(n for n, v in (("climate", climate), ("land_cover", cover)) if v is None)
         fields = (
             frame_fields(row, place, config)
             | cover_fields(cover)
             | dict(zip(("state", "country"), found.names[row.location_id], strict=True))
             | (climate.fields(row.month) if climate else {})
         )
+        counts.update(name for name in (*CLIMATE, "land_cover") if fields.get(name) is None)
         report = reports[row.task_id]
         marks = cloud_flags(
             report["snow_frac"],
             cloud_frac=row.result["cloud_frac"],
             temperature_c=fields.get("temperature_c"),
         )
-        fields |= {
-            "nodata_frac": report["nodata_frac"],
-            "snow_frac": report["snow_frac"],
-            "flags": tuple(sorted({*report["flags"], *marks, *row.result["flags"]} & set(FLAGS))),
-        }
+        seen = {*report["flags"]} - {"black", "partial"}  # guesses where there are numbers
+        missing = nodata_flags(row.result["nodata_frac"])
+        flags = {*seen, *missing, *marks, *row.result["flags"]} & set(FLAGS)
+        fields |= {"snow_frac": report["snow_frac"], "flags": tuple(sorted(flags))}
         yield make_record(fields, where=row.task_id)
 
 
@@ -211,24 +218,37 @@ def _notes(records: Sequence[TileRecord], found: _Found) -> list[str]:
     if years and taken - years:
         listed = [", ".join(map(str, sorted(some))) for some in (years, taken)]
         notes.append(f"Land cover is of {listed[0]}, imagery of {listed[1]}: it may have changed.")
+    for name, variable in CLIMATE.items():
+        known = [r for r in records if r.climate_source]
+        months = sorted({record.month for record in known if getattr(record, name) is None})
+        if months:
+            listed_months = ", ".join(months[:6]) + (" ..." if months[6:] else "")
+            notes.append(
+                f"{variable.label} of {listed_months} is not known to {known[0].climate_source}. "
+                "The next run asks again; NASA POWER's current year needs climate.source="
+                "power-daily."
+            )
     told = Counter(note for c in found.land_cover.values() for note in [c.note] if note)
     return notes + [f"Land cover of {count} places: {note}" for note, count in told.most_common(5)]
 
 
 def _why(row: Row) -> str:
     """Why a tile has no record."""
+    if row.state == "done":
+        return "damaged"
     return f"{row.state}: {row.reason}" if row.reason else row.state
 
 
-def _nothing_text(rows: Sequence[Row]) -> str:
+def nothing_text(rows: Iterable[Row]) -> str:
     """Message for a dataset without a tile."""
     reasons = Counter(_why(row) for row in rows)
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
-    return (
-        f"No tile could be made ({listed or 'nothing was planned'}). Allow more cloud "
-        "(imagery.max_cloud_frac), other months or another provider; 'ecomap prep fetch' tries "
-        "failed tiles again."
-    )
+    advice = "Choose other months, another region or another provider."
+    if reasons["empty: cloudy"]:
+        advice = "Allow more cloud (imagery.max_cloud_frac), or choose other months."
+    if any(reason.startswith("failed") for reason in reasons):
+        advice = "Mend what 'ecomap prep fetch' lists as failures; it tries those tiles again."
+    return f"No tile could be made ({listed or 'nothing was planned'}). {advice}"
 
 
 def _attributions(records: Sequence[TileRecord], found: _Found, config: PrepConfig) -> list[str]:
@@ -242,52 +262,3 @@ def _attributions(records: Sequence[TileRecord], found: _Found, config: PrepConf
     names = [NAMES_ATTRIBUTION] if config.place_names else []
     frames = [record.attribution for record in records]
     return [text for text in unique([*frames, *climate, *covers, *names]) if text]
-
-
-def _write_prompts(path: Path, records: Sequence[TileRecord]) -> None:
-    """Full prompts of all records, for readers; training draws its own variants."""
-    prompts = [write_prompt(record, PromptChoice()) for record in records]
-    columns = {
-        "tile_id": [record.tile_id for record in records],
-        "short": [prompt.short for prompt in prompts],
-        "long": [prompt.long for prompt in prompts],
-    }
-    _write_table(path, pa.table(columns))
-
-
-def _write_scenarios(path: Path, config: PrepConfig) -> None:
-    """Monthly changes of each scenario and climate cell: one row a variable and month."""
-    rows = []
-    for row in read_manifest(config.output, kind="scenario"):
-        if row.state != "done":
-            continue
-        delta = Delta.from_json(json.dumps(row.result), where=row.task_id)
-        facts = {
-            "scenario": delta.name,
-            "model": delta.model,
-            "experiment": delta.experiment,
-            "member": delta.member,
-            "baseline_years": "{}-{}".format(*delta.baseline_years),
-            "horizon_years": "{}-{}".format(*delta.horizon_years),
-            "climate_cell": row.task_id.partition("/")[2],
-            "model_cell": delta.cell_id,
-        }
-        rows += [
-            facts
-            | {"variable": name, "month": month + 1, "kind": change.kind, "unit": change.unit}
-            | {"value": change.values[month], "baseline": change.baseline[month]}
-            | {"horizon": change.horizon[month], "is_capped": month + 1 in change.capped_months}
-            for name, change in delta.changes.items()
-            if change is not None
-            for month in range(12)
-        ]
-    if rows:
-        _write_table(path, pa.Table.from_pylist(rows))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)

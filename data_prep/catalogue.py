@@ -4,7 +4,10 @@ Services count requests, so neighbouring places are searched together, a year at
 twice: what was found is written to a file, from which everything after starts.
 
 What services return is looked at again here: at the antimeridian their own filter goes by outlines
-that are torn or missing.
+that are torn or missing. They are not asked to leave out cloudy scenes: of a pass that is clear
+over a place all granules are needed, and one of them may be cloudy elsewhere.
+
+Longer than the budget because what a search finds and what its file gives back are the same items.
 """
 
 import calendar
@@ -16,10 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import antimeridian
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 import stac_geoparquet.arrow
+from numpy.typing import NDArray
 from pystac.utils import make_absolute_href
 from pystac_client.exceptions import APIError
 from shapely.geometry import box, mapping
@@ -69,7 +74,8 @@ def search(
         progress: Called with (searches done, searches in all).
 
     Returns:
-        STAC items with absolute hrefs, each once, sorted by id. Items that are no Sentinel-2
+        STAC items with absolute hrefs, each once, sorted by id. A pass with more cloud in all its
+        scenes over a place than the config allows is left out. Items that are no Sentinel-2
         Level-2A scenes are among them if the catalogue returns them.
 
     Raises:
@@ -91,12 +97,9 @@ def search(
             found = walk(url, stac_io)
         else:
             found = _search_api(places, wanted, config, url, stac_io, progress)
-        fits = _Filter(places, wanted, config)
-        items = {
-            (item.get("collection") or "", str(item.get("id"))): item
-            for item in found
-            if fits(item)
-        }
+        kept = _Sieve(places, wanted, config)
+        for item in found:
+            kept.add(item)
     except APIError as error:
         raise DataError(
             f"{url}: the catalogue gave no usable answer ({brief(error)}); failures that may pass "
@@ -105,7 +108,7 @@ def search(
         ) from None
     if config.provider == "static-catalog" and progress is not None:
         progress(1, 1)
-    return [items[key] for key in sorted(items, key=lambda key: (key[1], key[0]))]
+    return kept.items()
 
 
 def no_items_message(places: Sequence[Place], months: Sequence[str], config: ImageryConfig) -> str:
@@ -197,8 +200,8 @@ def _instant(text: object) -> str | None:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-class _Filter:
-    """Whether an item shows one of the places in one of the months, without too much cloud."""
+class _Sieve:
+    """Items that show one of the places in one of the months, in passes that are not too cloudy."""
 
     def __init__(
         self, places: Sequence[Place], months: Sequence[str], config: ImageryConfig
@@ -206,28 +209,49 @@ class _Filter:
         self._tree = shapely.STRtree([place.footprint for place in places])
         self._months = frozenset(months)
         self._config = config
+        self._items: dict[tuple[str, str], Item] = {}
+        self._cloudy: dict[tuple[str, str], tuple[str, NDArray[np.intp]]] = {}
+        self._clear: dict[str, set[int]] = defaultdict(set)  # pass -> places
 
-    def __call__(self, item: Item) -> bool:
-        properties = item.get("properties") or {}
-        if self._config.collection not in (None, item.get("collection")):
-            return False
-        cloud = properties.get("eo:cloud_cover")
-        if cloud is not None and cloud > 100 * self._config.max_scene_cloud_frac:
-            return False
-        outline: BaseGeometry | None
+    def add(self, item: Item) -> None:
+        """Keep an item, for the time being."""
+        key = (str(item.get("id")), item.get("collection") or "")
+        if self._config.collection not in (None, item.get("collection")) or key in self._items:
+            return
         try:
             scene = scene_of(item, self._config.provider)
-            month, outline = scene.month, scene.footprint
         except SceneRefused:  # kept where it may be meant, so that it is refused and counted later
-            month = str(properties.get("datetime") or min(self._months))[:7]
-            outline = footprint_of(item, None, ())
-        if month not in self._months:
-            return False
-        return outline is None or self._shares_area(outline)
+            if self._may_be_meant(item):
+                self._items[key] = item
+            return
+        shown = self._shown(scene.footprint)
+        if scene.month not in self._months or not shown.size:
+            return
+        self._items[key] = item
+        if (scene.cloud_frac or 0.0) > self._config.max_scene_cloud_frac:
+            self._cloudy[key] = (scene.pass_key, shown)
+        else:
+            self._clear[scene.pass_key].update(shown.tolist())
 
-    def _shares_area(self, outline: BaseGeometry) -> bool:
-        near = self._tree.geometries[self._tree.query(outline, predicate="intersects")]
-        return bool(shapely.relate_pattern(near, outline, "T********").any())
+    def items(self) -> list[Item]:
+        """Items of passes that are clear enough over a place that they show, sorted by id."""
+        dropped = {
+            key
+            for key, (pass_key, shown) in self._cloudy.items()
+            if self._clear[pass_key].isdisjoint(shown.tolist())
+        }
+        return [self._items[key] for key in sorted(self._items.keys() - dropped)]
+
+    def _may_be_meant(self, item: Item) -> bool:
+        when = (item.get("properties") or {}).get("datetime") or min(self._months)
+        outline = footprint_of(item, None, ())
+        return str(when)[:7] in self._months and (outline is None or self._shown(outline).size > 0)
+
+    def _shown(self, outline: BaseGeometry) -> NDArray[np.intp]:
+        """Numbers of the places that share area with an outline."""
+        near = self._tree.query(outline, predicate="intersects")
+        shares = shapely.relate_pattern(self._tree.geometries[near], outline, "T********")
+        return np.asarray(near[shares])
 
 
 def _search_api(
@@ -242,10 +266,6 @@ def _search_api(
     client = open_api(url, stac_io)
     provider = PROVIDERS[config.provider]
     collection = config.collection or provider.collection
-    query = None
-    # The named providers state cloud cover throughout; elsewhere the filter would lose items.
-    if provider.url and config.max_scene_cloud_frac < 1 and client.conforms_to("QUERY"):
-        query = {"eo:cloud_cover": {"lte": 100 * config.max_scene_cloud_frac}}
     areas, spans = _clusters(places, config.cluster_deg), _spans(months)
     jobs = [(area, span) for area in areas for span in spans]
     for number, (area, span) in enumerate(jobs):
@@ -253,7 +273,6 @@ def _search_api(
             collections=None if collection is None else [collection],
             intersects=mapping(area),
             datetime="/".join(span),
-            query=query,
             limit=PAGE_SIZE,
         )
         for item in found.items_as_dicts():

@@ -72,6 +72,21 @@ class Grid:
         """
         return self._nearest_cell(lat, lon) if self._is_regular else self._nearest_point(lat, lon)
 
+    def around(self, cell: Cell) -> list[Cell]:
+        """Cells that touch a cell of a regular grid, nearest first; none of other grids."""
+        if not self._is_regular:
+            return []
+        lat_step = spacing(self.lat, cell.index[self.lat_dims[0]])
+        lon_step = spacing(np.unique(self.lon % 360), None)
+        found = {}
+        for rows, columns in ((r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)):
+            lat, lon = cell.lat + rows * lat_step, cell.lon + columns * lon_step
+            near = self.nearest(lat, lon) if abs(lat) <= 90 else None
+            if near is not None and near.index != cell.index:
+                found[near.cell_id] = near
+        away = {key: km_between(cell, near) for key, near in found.items()}
+        return [found[key] for key in sorted(found, key=lambda key: (round(away[key], 3), key))]
+
     def _nearest_cell(self, lat: float, lon: float) -> Cell | None:
         away = np.abs(wrap(self.lon - lon))
         column = int(away.argmin())
@@ -173,6 +188,12 @@ def _coordinate(variable: Any, key: str, *, where: str) -> Any:
             f"the name {_NAMES[key][0]!r}. Coordinates: {', '.join(map(str, variable.coords))}."
         )
     return variable.coords[named[0]]
+
+
+def km_between(one: Cell, two: Cell) -> float:
+    """Distance of the centres of two cells, km."""
+    away = distance_deg(one.lat, one.lon, np.array([two.lat]), np.array([two.lon]))
+    return float(away[0]) * KM_PER_DEG
 
 
 def wrap(lon: Floats) -> Floats:

@@ -34,6 +34,8 @@ class Monthly(NamedTuple):
     """Months of which steps are there, but fewer than `MONTH_COMPLETE_FRAC`."""
     reading: str
     """How amounts were read, in words; empty for rates."""
+    assumed: str = ""
+    """What was assumed of stamps that leave open which month they mean; else empty."""
 
 
 def monthly_means(

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from data_prep.cf_grid import Cell
+from data_prep.cf_grid import Cell, km_between
 from data_prep.cf_months import Monthly
-from data_prep.cf_open import MissingChunks, open_file
+from data_prep.cf_open import open_file
 from data_prep.cf_variable import Part, Variable, parts_of
 from data_prep.climate_series import ClimateSeries
 from ecomap.errors import DataError, RequestError
@@ -88,14 +88,22 @@ class CfClimate:
                 f"The place ({lat:g}, {lon:g}) is not on Earth; latitude runs from -90 to 90 and "
                 "longitude from -180 to 180 degrees."
             )
-        return next(iter(self._variables.values())).nearest(lat, lon)[0][1]
+        return self._first.nearest(lat, lon)[0][1]
 
     def series(self, lat: float, lon: float) -> ClimateSeries:
         """Monthly means of the cell nearest to a place, in the units of the contract.
 
+        The month of a monthly value is that of the middle of its bounds. Without bounds it is that
+        of its stamp; if all stamps are 00:00 of a first day, they could also end the month before,
+        and ``attributes`` say so (``assumed_month_of_stamp``).
+
         A month of which fewer than 90 % of the days (or steps) are known is None. Every variable
         that the files have is there; ``attributes`` tell what each was made from, and how many
         values were noise below zero, unphysical, or months incomplete.
+
+        Where the cell has no values of the first variable, as of land models at a coast, those of
+        the nearest cell that touches it are taken, and ``attributes`` say so
+        (``nearest_known_cell``); place and key remain those of the cell.
 
         Raises:
             RequestError: If the place is not on Earth.
@@ -103,17 +111,23 @@ class CfClimate:
                 amounts cannot be told, or values cannot be read or be in their units.
         """
         cell = self._first_cell(lat, lon)
+        known, first = self._known_cell(cell)
         results: dict[str, Monthly] = {}
         attributes: dict[str, str] = {}
+        if known is not cell:
+            away = f"{known.cell_id}, {km_between(cell, known):.1f} km away"
+            attributes["nearest_known_cell"] = away
         for name, variable in self._variables.items():
-            cells = variable.nearest(cell.lat, cell.lon)
-            results[name], num_missing = variable.monthly(cells)
+            cells = variable.nearest(known.lat, known.lon)
+            is_read = variable is self._first
+            results[name], num_missing = first if is_read else variable.monthly(cells)
             attributes |= _describe(cells[0], results[name], cell, num_missing)
         numbers = [number for result in results.values() for number in result.values]
         if not numbers:
             raise DataError(
                 f"{self._where} has no complete month with a value at ({cell.lat:g}, "
-                f"{cell.lon:g}); land models have none over the sea. Choose another data set there."
+                f"{cell.lon:g}) or in a cell beside it; land models have none over the sea. Choose "
+                "another data set there."
             )
         span = range(min(numbers), max(numbers) + 1)
         return ClimateSeries(
@@ -127,9 +141,32 @@ class CfClimate:
             attributes=attributes,
         )
 
+    def _known_cell(self, cell: Cell) -> tuple[Cell, tuple[Monthly, int]]:
+        """A cell, or the nearest that touches it and has values, where it has none itself.
+
+        Grids of land models have none in cells that are mostly sea, a coast's own among them. Cells
+        of which chunks are missing are not replaced: they may have had values.
+
+        Returns:
+            Cell; its monthly means of the first variable, and how many chunks are missing.
+        """
+        variable = self._first
+        here = variable.monthly(variable.nearest(cell.lat, cell.lon))
+        if here[0].cleaned.is_known or here[1]:
+            return cell, here
+        for near in variable.parts[0].grid.around(cell):
+            there = variable.monthly(variable.nearest(near.lat, near.lon))
+            if there[0].cleaned.is_known:
+                return near, there
+        return cell, here
+
+    @property
+    def _first(self) -> Variable:
+        return next(iter(self._variables.values()))
+
     @property
     def _where(self) -> str:
-        return next(iter(self._variables.values())).parts[0].axis.where
+        return self._first.parts[0].axis.where
 
     @property
     def _source(self) -> str:
@@ -150,6 +187,7 @@ def _describe(
         "units": str(part.array.attrs["units"]),
         "calendar": part.axis.calendar,
         "read_as": result.reading,
+        "assumed_month_of_stamp": result.assumed,
         "cell": "" if cell.cell_id == main.cell_id else cell.cell_id,
     }
     counts = {
@@ -175,7 +213,8 @@ def open_cf(
 
     Raises:
         DataError: If a file is missing, of another format, or its units, calendar, times or
-            coordinates are missing or not understood; if no file has a climate variable.
+            coordinates are missing or not understood; if a file has no climate variable, or no
+            file has one of `variables`.
         RequestError: If `variables` names a quantity that does not exist.
     """
     chosen = dict(variables or {})
@@ -183,28 +222,42 @@ def open_cf(
         raise RequestError(
             f"There is no climate variable {unknown[0]!r}; choose one of {', '.join(CLIMATE)}."
         )
-    opened: list[tuple[str, Any, MissingChunks]] = []
+    opened: list[Any] = []
     found: dict[str, Variable] = {}
     with ExitStack() as on_error:
         for path in _expand(paths):
             dataset, missing = open_file(path)
             on_error.callback(dataset.close)
-            opened.append((path, dataset, missing))
-            for part in parts_of(path, dataset, missing, chosen):
+            opened.append(dataset)
+            parts = list(parts_of(path, dataset, missing, chosen))
+            if not parts:
+                raise DataError(_useless(path, dataset, chosen))
+            for part in parts:
                 found.setdefault(part.name, Variable(part.name)).parts.append(part)
-        _check_found(found, opened)
+        _check_found(found, chosen)
         on_error.pop_all()
     ordered = {name: found[name] for name in CLIMATE if name in found}
-    return CfClimate(ordered, [dataset for _, dataset, _ in opened])
+    return CfClimate(ordered, opened)
 
 
-def _check_found(found: dict[str, Variable], opened: list[tuple[str, Any, Any]]) -> None:
-    if not found:
-        path, dataset, _ = opened[0]
+def _useless(path: str, dataset: Any, chosen: Mapping[str, str]) -> str:
+    """Message about a file without any climate variable."""
+    names = [str(name) for name in dataset.data_vars]
+    sought = "".join(f" {name} is to be {variable}." for name, variable in chosen.items())
+    return (
+        f"{path} has no monthly mean of temperature, precipitation or radiation that its name or "
+        f"standard name tells; its variables are {', '.join(names) or 'none'}.{sought} Leave the "
+        "file out, or say in climate.variables (or variables of the scenario) what to take, such "
+        f"as {{temperature_c: {names[0] if names else 'tas'}}}."
+    )
+
+
+def _check_found(found: dict[str, Variable], chosen: Mapping[str, str]) -> None:
+    if lacking := [name for name in chosen if name not in found]:
+        files = unique(part.axis.where for one in found.values() for part in one.parts)
         raise DataError(
-            f"{path} has no monthly mean of temperature, precipitation or radiation; its variables "
-            f"are {', '.join(map(str, dataset.data_vars)) or 'none'}. Set standard_name, or say "
-            "which to take: open_cf(paths, variables={...})."
+            f"No file has {chosen[lacking[0]]!r}, which is to be {lacking[0]}; there are "
+            f"{', '.join(files[:5])}. Correct climate.variables (or variables of the scenario)."
         )
     for variable in found.values():
         kinds = {part.measure.kind: part.axis.where for part in variable.parts}

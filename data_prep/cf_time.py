@@ -59,6 +59,16 @@ class TimeAxis:
         """Times that decide to which month a step belongs: middle of its bounds, or its stamp."""
         return self.days if self.bounds is None else self.bounds.mean(axis=1)
 
+    @property
+    def is_at_starts(self) -> bool:
+        """Whether months are stamped 00:00 of a first day alone: the first or the next month's."""
+        import cftime
+
+        if self.bounds is not None or not self.is_monthly:
+            return False
+        dates = cftime.num2date(self.days, REFERENCE, self.calendar)
+        return all((d.day, d.hour, d.minute) == (1, 0, 0) for d in dates)
+
     def months(self, shift_days: float = 0.0) -> Ints:
         """Month of each step, ``12 * year + month - 1``, of times later by some days."""
         import cftime
@@ -179,6 +189,9 @@ def join_times(axes: list[TimeAxis]) -> Joined:
     if not np.isfinite(step):
         raise DataError(f"{first.where} has a single time and no bounds; its step is not known.")
     axes = [replace(axis, step_days=step) for axis in axes]
+    if any(axis.bounds is None for axis in axes) and axes[0].is_monthly:
+        # Where not all have bounds, these are kept as stamps in the middle of their months.
+        axes = [replace(axis, days=axis.middles, bounds=None) for axis in axes]
     keys = [axis.keys for axis in axes]
     for axis, key in zip(axes, keys, strict=True):
         if np.unique(key).size < key.size:

@@ -36,6 +36,10 @@ STANDARD_NAMES: dict[str, tuple[str, ...]] = {
 }
 """CF standard names, and one spelling that older files have."""
 
+EOBS_PRECIPITATION = ("rr", "thickness_of_rainfall_amount")
+"""Name and standard name of E-OBS's precipitation, snow included. Elsewhere rainfall leaves snow
+out, so that neither alone will do."""
+
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "temperature_c": ("tas", "t2m", "2t", "2m_temperature", "temperature_2m", "T2M", "tg", "tavg"),
     "precipitation_mm_day": (
@@ -189,12 +193,15 @@ def find_variables(dataset: Any, chosen: Mapping[str, str]) -> dict[str, str]:
             v for v in means if dataset[v].attrs.get("standard_name") in STANDARD_NAMES[name]
         ]
         usual = [v for v in USUAL_NAMES[name] if v in means]
+        rain, rain_standard = EOBS_PRECIPITATION
+        if name == "precipitation_mm_day" and rain in means:
+            usual += [rain] * (dataset[rain].attrs.get("standard_name") == rain_standard)
         best = [v for v in usual if v in standard] or standard or usual
         if len(best) > 1 and best[0] not in usual:
             raise DataError(
                 f"{dataset.encoding.get('source', 'The dataset')} has {' and '.join(best)}, all "
                 f"with the standard name {dataset[best[0]].attrs['standard_name']!r}. Say which is "
-                f"{name}: open_cf(paths, variables={{{name!r}: {best[0]!r}}})."
+                f"{name}, such as variables: {{{name}: {best[0]}}} beside the paths."
             )
         if best:
             found[name] = best[0]
@@ -226,6 +233,11 @@ class Cleaned:
     """Smallest value before cleaning; NaN if there was none."""
     highest: float
     """Largest."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is any value."""
+        return bool(np.isfinite(self.values).any())
 
 
 def clean(name: str, rates: NDArray[np.float64], *, step_days: float) -> Cleaned:

@@ -1,7 +1,7 @@
 """One climate variable of a data set: in which files it lies, and its values at a cell."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -100,6 +100,9 @@ class Variable:
             methods=str(first.array.attrs.get("cell_methods", "")),
             is_ecmwf=is_ecmwf_amount(str(first.array.name), first.array.attrs),
         )
+        axes = [replace(part.axis, step_days=axis.step_days) for part, _ in cells]
+        if any(one.is_at_starts for one in axes):
+            means = means._replace(assumed=_assumption(axis))
         return means, num_missing
 
     def _check_agree(self, old: Floats, new: Floats, part: Part) -> None:
@@ -111,6 +114,15 @@ class Variable:
                 f"{part.axis.where} has {new[at]:g} for a time of which another file has "
                 f"{old[at]:g}. Leave one of the files out."
             )
+
+
+def _assumption(axis: TimeAxis) -> str:
+    """That stamps at 00:00 of a first day mean the month that begins, and whether it is odd."""
+    months = axis.months() % 12
+    text = "the month that begins at the stamp: stamps are 00:00 of first days, without bounds"
+    if (months[0], months[-1]) == (1, 0):
+        text += "; it makes years from February to January, as stamps at the end of months would"
+    return text
 
 
 def parts_of(

@@ -17,7 +17,7 @@ from data_prep.cf_series import CfClimate, open_cf
 from data_prep.climate_series import ClimateSeries
 from data_prep.prep_config import ScenarioConfig
 from ecomap.errors import DataError, RequestError
-from ecomap.schema import CLIMATE
+from ecomap.schema import CLIMATE, unique
 
 MIN_YEARS = 20
 """Shortest period: below it the weather of single years is taken for climate. IPCC AR6 WGI
@@ -160,7 +160,8 @@ class DeltaModel:
 
         Args:
             config: The scenario.
-            variables: Names in the files, as for `data_prep.cf_series.open_cf`.
+            variables: Names in the files, as for `data_prep.cf_series.open_cf`; by default those
+                of the scenario.
         """
         for key in ("baseline_years", "horizon_years"):
             first, last = getattr(config, key)
@@ -169,6 +170,7 @@ class DeltaModel:
                     f"{key} of scenario {config.name} are {first} to {last}, "
                     f"{max(last - first + 1, 0)} years; a climate needs {MIN_YEARS} or more."
                 )
+        variables = dict(config.variables) if variables is None else variables
         self._config = config
         self._deltas: dict[str, Delta] = {}
         with ExitStack() as on_error:
@@ -230,7 +232,10 @@ class DeltaModel:
             lat=historical.lat,
             lon=historical.lon,
             changes=changes,
-            notes=tuple(note for name in CLIMATE for note in _notes(name, changes[name])),
+            notes=(
+                *(note for name in CLIMATE for note in _notes(name, changes[name])),
+                *unique(note for series in (historical, future) for note in _cell_notes(series)),
+            ),
         )
 
     def _change(self, name: str, historical: ClimateSeries, future: ClimateSeries) -> Change | None:
@@ -297,6 +302,12 @@ def _notes(name: str, change: Change | None) -> list[str]:
         months = ", ".join(map(str, change.capped_months))
         return [f"{label}: the factor was cut to {FACTOR_RANGE} in month {months}."]
     return []
+
+
+def _cell_notes(series: ClimateSeries) -> list[str]:
+    """That a neighbour speaks for the cell."""
+    near = series.attributes.get("nearest_known_cell")
+    return [f"The cell has no values; those of cell {near}, are taken."] if near else []
 
 
 def _normals(

@@ -120,6 +120,30 @@ class ClimateSeries:
         index = months_between(self.months[0], month)
         return values[index] if 0 <= index < len(values) else None
 
+    def unknown_months(self, first_month: str, last_month: str) -> dict[str, tuple[str, ...]]:
+        """Months of a period that are not known, outside the series included.
+
+        Args:
+            first_month: First month of the period, ``YYYY-MM``.
+            last_month: Its last month, included.
+
+        Returns:
+            Each variable that the source has -> its unknown months, ascending; empty if none is.
+
+        Raises:
+            RequestError: If the last month lies before the first.
+        """
+        if months_between(first_month, last_month) < 0:
+            raise RequestError(
+                f"The period {first_month} to {last_month} is empty; the last month must not lie "
+                "before the first."
+            )
+        months = month_range(first_month, last_month)
+        return {
+            name: tuple(month for month in months if self.value(name, month) is None)
+            for name in self.values
+        }
+
     def history(self, name: str, month: str) -> Values:
         """Values of the `HISTORY_MONTHS` months before a month, oldest first.
 

@@ -108,16 +108,16 @@ VEGETATED_MIN = 0.1
 
 @dataclass(frozen=True)
 class TileCover:
-    """What the pixels of a tile are; fractions of its known area, each set adding up to 1."""
+    """What the pixels of a tile are: fractions of all of it, each set and `nodata_frac` make 1."""
 
     igbp: dict[LandCover, float]
     """By IGBP class of the cells, ascending codes, classes that occur."""
     source: dict[str, float]
     """By class of the map, in its order, classes that occur."""
     land_frac: float
-    """Part that is not water."""
+    """Part that is known not to be water."""
     nodata_frac: float
-    """Part of the whole tile that the map does not know, [0, 1]."""
+    """Part that the map does not know, [0, 1]."""
 
 
 def summarise(
@@ -137,7 +137,7 @@ def summarise(
         num_cells: Cells along a side: the side over `MODIS_CELL_M`.
         forest: Class of cells that are forest.
         shrubland: Class of cells that are dense shrubland.
-        nodata: Code of pixels that the map does not know; they are left out.
+        nodata: Code of pixels that the map does not know; they have no class.
 
     Returns:
         Fractions, cells weighted with their known area; None where the map knows nothing.
@@ -159,16 +159,17 @@ def summarise(
     cells = known > 0
     shares = (counts[cells] @ member) / known[cells, None]
     names = name_cells(shares, forest=forest, shrubland=shrubland)
-    areas = np.bincount(names, weights=known[cells], minlength=len(LandCover) + 1) / known.sum()
-    totals = counts.sum(0) / known.sum()
+    areas = np.bincount(names, weights=known[cells], minlength=len(LandCover) + 1) / codes.size
+    totals = counts.sum(0)
+    is_land = ~member[:, COVERS.index("water")]
     return TileCover(
         igbp={cover: float(areas[cover]) for cover in LandCover if areas[cover] > 0},
         source={
-            entry.name: float(total)
+            entry.name: float(total / codes.size)
             for entry, total in zip(classes.values(), totals, strict=True)
             if total > 0
         },
-        land_frac=float(1 - totals @ member[:, COVERS.index("water")]),
+        land_frac=float(totals[is_land].sum() / codes.size),
         nodata_frac=float(1 - known.sum() / codes.size),
     )
 

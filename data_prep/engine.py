@@ -6,22 +6,19 @@ are never in memory, nor in a scheduler, at once. Any batch may run twice (a wor
 are idempotent and files are renamed into place.
 """
 
-import multiprocessing
-import signal
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
+from data_prep import executors
 from data_prep.prep_config import EngineConfig
 from data_prep.tasks import (
     State,
@@ -32,7 +29,7 @@ from data_prep.tasks import (
     read_outcome,
     write_outcome,
 )
-from ecomap.errors import DataError, RequestError
+from ecomap.errors import DataError
 
 Progress = Callable[[int, int], None]
 States = Counter[State]
@@ -43,12 +40,8 @@ WINDOW_PER_WORKER = 2
 """Batches that are under way or wait, per worker: none is idle while the next one is made."""
 BATCHES_PER_WORKER = 4
 """Small runs are cut into at least so many batches a worker, so that all end at about one time."""
-DASK_RETRIES = 2
 REPORT_EVERY = 1000
 """Settled tasks between two reports of progress: they pass quickly."""
-
-_stop: Event | None = None
-"""In a worker process: set when the run is interrupted."""
 
 
 class Engine:
@@ -137,7 +130,7 @@ class Engine:
         if not self._is_open:
             config = self._config
             self._executor = self._stack.enter_context(
-                open_executor(config.scheduler, num_workers=config.num_workers)
+                executors.open_executor(config.scheduler, num_workers=config.num_workers)
             )
             self._is_open = True
         return self._executor
@@ -147,11 +140,15 @@ def run_batch(
     batch: Sequence[Task], *, function: TaskFunction, folder: Path, num_threads: int
 ) -> States:
     """Do some tasks in threads and write what became of each."""
+    if not folder.is_dir():
+        raise DataError(
+            f"A worker does not see {folder}. All workers need the same folder under the same path."
+        )
     # rasterio silences this warning of its own scratch rasters in a way that threads undo.
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
     def run(task: Task) -> State:
-        if _stop is not None and _stop.is_set():
+        if executors.stop_event is not None and executors.stop_event.is_set():
             return "planned"
         outcome = do_task(task, function)
         write_outcome(folder, task, outcome)
@@ -197,90 +194,6 @@ def map_unordered(
                 ) from None
         running |= {executor.submit(function, item) for item in islice(source, len(finished))}
         del finished  # a scheduler forgets a result when nobody holds it
-
-
-@contextmanager
-def open_executor(scheduler: str, *, num_workers: int) -> Iterator[Executor | None]:
-    """Somewhere to work: None for this process, a pool of processes, or a Dask cluster.
-
-    When an error or an interrupt leaves the block, only tasks under way are finished.
-    """
-    if scheduler == "serial":
-        yield None
-    elif scheduler == "processes":
-        with _open_processes(num_workers) as executor:
-            yield executor
-    else:
-        with _open_dask(scheduler, num_workers) as executor:
-            yield executor
-
-
-@contextmanager
-def _open_processes(num_workers: int) -> Iterator[Executor]:
-    """A pool of fresh processes: forked ones inherit GDAL's threads and locks, and hang."""
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    executor = ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_begin_worker, initargs=(stop,)
-    )
-    with _interrupts_ignored():  # inherited: a process that is still starting does not see them
-        for _ in range(num_workers):
-            executor.submit(_do_nothing)
-    try:
-        yield executor
-    finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C has no effect inside. Only a main thread can ask for that; others change nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _do_nothing() -> None:
-    """Work that makes a pool start a process."""
-
-
-def _begin_worker(stop: Event) -> None:
-    """Leave Ctrl-C to the parent, which lets every worker finish its tasks under way."""
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _open_dask(scheduler: str, num_workers: int) -> Iterator[Executor]:
-    """A cluster on this machine, or the one at an address."""
-    from distributed import Client, LocalCluster
-
-    options: dict[str, Any] = {"set_as_default": False}
-    if scheduler == "dask":
-        cluster = LocalCluster(n_workers=num_workers, threads_per_worker=1, dashboard_address=None)
-        address: Any = cluster
-    else:
-        cluster, address = None, scheduler
-    try:
-        try:
-            client = Client(address, timeout=30, **options)
-        except OSError as error:
-            raise RequestError(
-                f"No Dask scheduler answers at {scheduler} ({error}). Start one with 'dask "
-                "scheduler', or choose serial, processes or dask."
-            ) from None
-        with client:
-            yield client.get_executor(pure=False, retries=DASK_RETRIES)
-    finally:
-        if cluster is not None:
-            cluster.close()
 
 
 def _window(config: EngineConfig) -> int:

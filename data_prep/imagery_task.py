@@ -9,6 +9,7 @@ raised, so that another run does not choose differently.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -60,8 +61,12 @@ class TileResult:
     unclassified (`data_prep.scl.HAZY_FRAC`)."""
     problems: tuple[str, ...] = ()
     """What was wrong with scenes that were passed over, one sentence each."""
+    bands: tuple[str, ...] = ()
+    """What the file holds, in this order."""
     sha256: str | None = None
     """Of the file."""
+    pixels_sha256: str | None = None
+    """Of the values and their shape alone: the same in copies that lie or are called otherwise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -225,22 +230,33 @@ class _Search:
             problems=self._all_problems(),
             **_fractions(best.stats),
         )
+        values = bands.values[: len(self.config.bands)]
         digest = write_cog(
             path,
-            bands.values[: len(self.config.bands)],
+            values,
             bands=self.config.bands,
             crs=self.place.crs,
             transform=self.place.transform,
             acquired=first.acquired,
             tags=_tags(self.place, first, result),
         )
-        return replace(result, sha256=digest)
+        return replace(
+            result,
+            bands=self.config.bands,
+            sha256=digest,
+            pixels_sha256=_hash_of(values),
+        )
 
 
 def _bands_to_read(config: ImageryConfig) -> tuple[str, ...]:
     """Bands of the tile, and behind them what the second look needs."""
     extra = SECOND_LOOK_BANDS if config.cloud_mask == "omnicloudmask" else ()
     return (*config.bands, *(band for band in extra if band not in config.bands))
+
+
+def _hash_of(values: NDArray[np.uint16]) -> str:
+    """SHA-256 of values and shape."""
+    return sha256(f"{values.shape}".encode() + values.astype("<u2").tobytes()).hexdigest()
 
 
 def _haze(stats: TileStats) -> frozenset[str]:

@@ -9,8 +9,12 @@
 The first two are put in IGBP's words by `data_prep.crosswalk`. The class of a tile is that of the
 largest part of it (of equal parts, that of the lowest code), and purity is the fraction of that
 part. A map is of one year: `LandCoverResult.year` lets the reader judge how that fits an image.
+
+All fractions are of the whole tile: where the map does not know a part, they add up to less. How
+much land a tile has is told only where that part is small (`LAND_UNKNOWN_MAX`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +45,9 @@ DYNAMIC_WORLD_ATTRIBUTION = (
     "kinds of forest and shrubland: MODIS MCD12C1, NASA LP DAAC"
 )
 DYNAMIC_WORLD_NODATA = 255
+LAND_UNKNOWN_MAX = 0.2
+"""Unknown part of a tile up to which its land is told: that part is taken to be like the rest, so
+that the error is no larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +57,14 @@ class LandCoverResult:
     land_cover: LandCover | None = None
     """Class of the largest part; None where nothing is known."""
     land_cover_frac: float | None = None
-    """Purity: fraction of the known area that has this class, (0, 1]."""
+    """Purity: fraction of the tile that has this class, (0, 1]."""
     fracs: dict[LandCover, float] = field(default_factory=dict)
-    """IGBP class -> fraction of the known area, ascending codes, adding up to 1."""
+    """IGBP class -> fraction of the tile, ascending codes, adding up to 1 - `nodata_frac`."""
     source_fracs: dict[str, float] = field(default_factory=dict)
     """The same in the map's own classes, where they are others."""
     land_frac: float | None = None
-    """Fraction of the known area that is not water, [0, 1]."""
+    """Fraction of the tile that is not water, [0, 1]: the share of the known part. None where more
+    than `LAND_UNKNOWN_MAX` is unknown."""
     nodata_frac: float | None = None
     """Part of the tile that the map does not know, [0, 1]."""
     source: str
@@ -130,8 +138,6 @@ def _from_worldcover(place: Place, config: LandCoverConfig) -> LandCoverResult:
         year=config.year,
         attribution=WORLDCOVER_ATTRIBUTION.format(year=config.year),
     )
-    if (labels == worldcover.NODATA).any():
-        notes.append("what is without data is open sea, as a rule, or beyond 60° S and 84° N")
     return _named(blank, labels, WORLDCOVER, place=place, nodata=worldcover.NODATA, notes=notes)
 
 
@@ -180,7 +186,7 @@ def _named(
         **_largest(cover.igbp),
         fracs=cover.igbp,
         source_fracs=cover.source,
-        land_frac=cover.land_frac,
+        land_frac=_land_of(cover.land_frac, cover.nodata_frac),
         nodata_frac=cover.nodata_frac,
         note=note,
     )
@@ -215,8 +221,18 @@ def _from_modis(cover: mcd12q1.ModisCover, config: LandCoverConfig) -> LandCover
         blank,
         **_largest(cover.fracs),
         fracs=cover.fracs,
-        land_frac=1 - cover.fracs.get(LandCover.WATER_BODIES, 0.0),
+        land_frac=_land_of(
+            math.fsum(f for c, f in cover.fracs.items() if c != LandCover.WATER_BODIES),
+            cover.nodata_frac,
+        ),
     )
+
+
+def _land_of(known_land_frac: float, nodata_frac: float) -> float | None:
+    """Land of a tile from the part of it that is known to be land."""
+    if nodata_frac > LAND_UNKNOWN_MAX:
+        return None
+    return min(known_land_frac / (1 - nodata_frac), 1.0)
 
 
 def _largest(fracs: Mapping[LandCover, float]) -> dict[str, Any]:

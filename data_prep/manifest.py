@@ -12,10 +12,15 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from data_prep.engine import batched
+from data_prep.prep_config import PrepConfig
 from data_prep.tasks import State, Task, read_outcome
 from ecomap.errors import DataError
 
 MANIFEST_FILE = "manifest.parquet"
+NO_MANIFEST = "{path} does not exist. Make it with 'ecomap prep fetch CONFIG'."
+SETTINGS_KEY = b"ecomap:settings"
+NOT_FETCHED = {"output", "engine", "display", "place_names", "name"}
+HOW_TO_ASK = ("url", "timeout_s", "num_retries")
 SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -30,6 +35,8 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_A_GROUP = 10_000
+MAX_LISTED = 100
+"""Failures that a summary spells out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,15 @@ def row_of(task: Task, folder: Path) -> Row:
     )
 
 
-def write_manifest(folder: Path, tasks: Iterable[Task]) -> Counter[tuple[str, State]]:
+def write_manifest(
+    folder: Path, tasks: Iterable[Task], config: PrepConfig
+) -> Counter[tuple[str, State]]:
     """Write the table by an atomic rename, a group of rows at a time.
+
+    Args:
+        folder: Dataset folder.
+        tasks: All tasks of all steps.
+        config: Whose tasks they are; its settings are kept in the table.
 
     Returns:
         Number of tasks by kind and state.
@@ -74,14 +88,44 @@ def write_manifest(folder: Path, tasks: Iterable[Task]) -> Counter[tuple[str, St
     counts: Counter[tuple[str, State]] = Counter()
     path = folder / MANIFEST_FILE
     temporary = path.with_name(path.name + ".tmp")
-    with pq.ParquetWriter(temporary, SCHEMA) as writer:
+    settings = json.dumps(fetched_settings(config), sort_keys=True)
+    schema = SCHEMA.with_metadata({SETTINGS_KEY: settings})
+    with pq.ParquetWriter(temporary, schema) as writer:
         for group in batched(tasks, ROWS_A_GROUP):
             rows = [row_of(task, folder) for task in group]
             counts.update((row.kind, row.state) for row in rows)
             plain = [vars(row) | {"result": _to_json(row.result)} for row in rows]
-            writer.write_table(pa.Table.from_pylist(plain, schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist(plain, schema=schema))
     temporary.replace(path)
     return counts
+
+
+def fetched_settings(config: PrepConfig) -> dict[str, Any]:
+    """Settings that decide what is fetched."""
+    content = config.model_dump(mode="json", exclude=NOT_FETCHED)
+    for section in ("imagery", "climate", "land_cover"):
+        for key in HOW_TO_ASK:
+            del content[section][key]
+    return content
+
+
+def check_settings(folder: Path, config: PrepConfig) -> None:
+    """Refuse to go on with what other settings fetched.
+
+    Raises:
+        DataError: If the manifest is of other settings; the message names them.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise DataError(NO_MANIFEST.format(path=path))
+    old = json.loads((pq.read_schema(path).metadata or {}).get(SETTINGS_KEY, b"{}"))
+    new = fetched_settings(config)
+    changed = sorted(key for key in new if new[key] != old.get(key))
+    if changed:
+        raise DataError(
+            f"{path} is of other settings ({', '.join(changed)} changed). Run 'ecomap prep fetch' "
+            "with this config first."
+        )
 
 
 def read_manifest(folder: Path, *, kind: str | None = None) -> Iterator[Row]:
@@ -96,7 +140,7 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> Iterator[Row]:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise DataError(f"{path} does not exist. Make it with 'ecomap prep fetch CONFIG'.")
+        raise DataError(NO_MANIFEST.format(path=path))
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_A_GROUP):
@@ -107,6 +151,18 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> Iterator[Row]:
         raise DataError(
             f"{path} is not a readable manifest: {error}. Make it again with 'ecomap prep fetch'."
         ) from None
+
+
+def failures_of(rows: Iterable[Row]) -> list[str]:
+    """Failed tasks in words; of very many the first, and how many more there are."""
+    failed = [row for row in rows if row.state == "failed"]
+    listed = [
+        f"{row.kind} {row.task_id}: {row.detail}"
+        f"{' It may pass.' if row.retryable else ''} The next run tries again."
+        for row in failed[:MAX_LISTED]
+    ]
+    more = len(failed) - len(listed)
+    return [*listed, *([f"and {more} more; {MANIFEST_FILE} lists all"] if more else [])]
 
 
 def _to_json(value: Any) -> str:

@@ -50,7 +50,8 @@ class ModisCover:
     """What MODIS says of a tile."""
 
     fracs: dict[LandCover, float]
-    """Fractions of the known area, ascending codes, adding up to 1; empty if none is known."""
+    """Fractions of the tile, ascending codes, adding up to 1 - `nodata_frac`; empty if nothing is
+    known."""
     nodata_frac: float
     """Part of the tile that is fill or outside the map, [0, 1]."""
     has_zero: bool
@@ -156,11 +157,12 @@ def count_cells(
 def _cover_of(counts: Counter[int], num_cells: float) -> ModisCover:
     """Fractions from counts of cells, of as many cells as the whole tile covers."""
     known = sum(counts.values())
+    whole = max(num_cells, known)
     area = counts.copy()
     area[LandCover.WATER_BODIES] += area.pop(0, 0)
     return ModisCover(
-        fracs={cover: area[cover] / known for cover in LandCover if area[cover] > 0},
-        nodata_frac=min(max(1 - known / num_cells, 0.0), 1.0),
+        fracs={cover: area[cover] / whole for cover in LandCover if area[cover] > 0},
+        nodata_frac=1 - known / whole,
         has_zero=counts[0] > 0,
     )
 

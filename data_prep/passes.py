@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 from data_prep.place import Place
 from data_prep.prep_config import RGB_BANDS, ImageryConfig
 from data_prep.providers import PROVIDERS, SCENE_CLASSES
-from data_prep.radiometry import Offset, baseline_of, check_offset, resolve_offset
+from data_prep.radiometry import (
+    OFFSET_BASELINE,
+    Offset,
+    baseline_of,
+    check_offset,
+    resolve_offset,
+)
+from data_prep.regrid import class_grid, first_valid
 from data_prep.remote import Access, ReadError, access_to
 from data_prep.scene import Scene
-from data_prep.scl import TileStats, tile_stats
-from data_prep.tile_reader import first_valid, read_classes, read_scene
+from data_prep.scl import TileStats, shared_class, tile_stats
+from data_prep.tile_reader import read_classes, read_scene
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +37,7 @@ class PassClasses:
     scenes: tuple[Scene, ...]
     """Those that give pixels, the first before the others."""
     layers: tuple[NDArray[np.uint8], ...]
-    """Classes of each scene on the tile's grid, ``(H, W)``, 0 = no data."""
+    """Classes of each scene on the tile's `class_grid`, ``(H, W)``, 0 = no data."""
     stats: TileStats
     """Of all together."""
 
@@ -60,6 +67,7 @@ class PassReader:
 
     def __init__(self, place: Place, bands: Sequence[str], config: ImageryConfig) -> None:
         self._place = place
+        self._class_grid = class_grid(place.geobox)
         self._bands = tuple(bands)
         self._config = config
         self.errors: list[ReadError] = []
@@ -78,7 +86,7 @@ class PassReader:
         """
         used: list[Scene] = []
         layers: list[NDArray[np.uint8]] = []
-        is_empty = np.ones(self._place.geobox.shape, bool)
+        is_empty = np.ones(self._class_grid.shape, bool)
         is_readable = False
         for scene in sorted(scenes, key=self._order):
             layer = self._read_class_layer(scene)
@@ -117,6 +125,7 @@ class PassReader:
                     self._bands,
                     self._place.geobox,
                     offset=offset.value,
+                    classes=scene_classes if _may_be_clipped(scene, offset) else None,
                     collection=scene.collection,
                     access=self._access(scene),
                 )
@@ -125,7 +134,8 @@ class PassReader:
                 return None
             layers.append(layer)
             offsets.append(offset)
-            flags.update(check_offset(layer[visible], scene_classes, offset))
+            num = len(scene_classes) // self._place.size_px
+            flags.update(check_offset(layer[visible], shared_class(scene_classes, num), offset))
         if len({offset.value for offset in offsets}) > 1:
             flags.add("mixed_offsets")
         values = first_valid(layers).astype(np.uint16)
@@ -136,7 +146,7 @@ class PassReader:
         try:
             return read_classes(
                 scene.assets[SCENE_CLASSES],
-                self._place.geobox,
+                self._class_grid,
                 collection=scene.collection,
                 access=self._access(scene),
             )
@@ -169,3 +179,12 @@ class PassReader:
             timeout_s=self._config.timeout_s,
             num_retries=self._config.num_retries,
         )
+
+
+def _may_be_clipped(scene: Scene, offset: Offset) -> bool:
+    """Whether zeros of a scene may be dark pixels, from which the provider subtracted the offset.
+
+    Elsewhere zero means no data: what is valid was published as 1 at least.
+    """
+    baseline = baseline_of(scene)
+    return offset.value == 0 and (baseline is None or baseline >= OFFSET_BASELINE)

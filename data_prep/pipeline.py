@@ -7,7 +7,6 @@ made once; it freezes places and scenes, so that a dataset made again from it is
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from filelock import FileLock, Timeout
 from data_prep import engine, steps
 from data_prep.build import BuildSummary, build_dataset
 from data_prep.catalogue import no_items_message, read_items, search, write_items
-from data_prep.manifest import read_manifest, write_manifest
+from data_prep.manifest import failures_of, read_manifest, write_manifest
 from data_prep.place import Place, read_places, write_places
 from data_prep.plan_pages import write_plan_pages
 from data_prep.plan_store import (
@@ -30,74 +29,23 @@ from data_prep.plan_store import (
     planned_settings,
     stored_plan,
 )
-from data_prep.prep_config import PrepConfig
+from data_prep.prep_config import PrepConfig, resolved
 from data_prep.prep_report import write_report
+from data_prep.prep_summaries import FetchSummary, PlanSummary, RunSummary
 from data_prep.regions import read_region
 from data_prep.sampling import choose_places
+from data_prep.scene import Scene
 from data_prep.scenes import SceneRefused, dedupe, index_scenes, scene_of
-from data_prep.tasks import STATES, Task, TaskFunction, remove_leftovers
+from data_prep.tasks import STATES, TASKS_FOLDER, Task, TaskFunction, remove_leftovers
 from ecomap.config import dump_config
 from ecomap.errors import RequestError
 from ecomap.schema import write_json
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
+OWN_FOLDERS = (PLAN_FOLDER, TASKS_FOLDER, steps.IMAGES_FOLDER, steps.CLIMATE_FOLDER, "report")
+"""Where a run that was killed may have left temporary files."""
 Progress = Callable[[str, int, int], None]
 """Called with (step, done, total)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSummary:
-    """What is to be fetched."""
-
-    output: Path
-    places: int
-    months: int
-    tiles: int
-    scenes: int
-    splits: dict[str, int]
-    strata: dict[str, int]
-    dropped: dict[str, int]
-    """Cells that did not become places, and items that did not become scenes, by reason."""
-    notes: list[str]
-    page: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self) | {"output": str(self.output), "page": str(self.page)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchSummary:
-    """What became of the tasks."""
-
-    output: Path
-    states: dict[str, dict[str, int]]
-    """Step -> state -> tasks."""
-    reasons: dict[str, dict[str, int]]
-    """Step -> why tasks are empty or failed."""
-    failures: list[str]
-    """Failed tasks with their reasons; those that may pass are tried again by the next run."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self) | {"output": str(self.output)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """All steps."""
-
-    plan: PlanSummary
-    fetch: FetchSummary
-    build: BuildSummary
-    report: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``failures`` of all steps."""
-        content = {name: getattr(self, name).to_dict() for name in ("plan", "fetch", "build")}
-        failures = content["fetch"].pop("failures")
-        content["build"].pop("failures")
-        return content | {"report": str(self.report), "failures": failures}
 
 
 def plan(config: PrepConfig, *, progress: Progress | None = None) -> PlanSummary:
@@ -108,6 +56,7 @@ def plan(config: PrepConfig, *, progress: Progress | None = None) -> PlanSummary
         RequestError: If the region holds no place, no scene was found, or the folder holds the
             plan of other settings.
     """
+    config = resolved(config)
     with _locked(config):
         return _plan(config, progress)
 
@@ -118,21 +67,26 @@ def fetch(config: PrepConfig, *, progress: Progress | None = None) -> FetchSumma
     Raises:
         DataError: If there is no plan, or a worker dies. What was done is kept.
     """
+    config = resolved(config)
     with _locked(config), engine.Engine(config.engine) as workers:
         return _fetch(config, workers, progress)
 
 
 def build(config: PrepConfig, *, progress: Progress | None = None) -> BuildSummary:
     """Join what was fetched to a dataset; see `build_dataset`."""
+    config = resolved(config)
     with _locked(config), engine.Engine(config.engine) as workers:
         return _build(config, workers, progress)
 
 
 def run(config: PrepConfig, *, progress: Progress | None = None) -> RunSummary:
     """Plan, fetch, build, and report."""
+    config = resolved(config)
     with _locked(config), engine.Engine(config.engine) as workers:
         planned = _plan(config, progress)
         fetched = _fetch(config, workers, progress)
+        if fetched.failures and "done" not in fetched.states["imagery"]:
+            return RunSummary(plan=planned, fetch=fetched, build=None, report=None)
         built = _build(config, workers, progress)
         report = write_report(config.output)
         return RunSummary(plan=planned, fetch=fetched, build=built, report=report)
@@ -150,6 +104,7 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
     if not items:
         raise RequestError(no_items_message(places, config.months, config.imagery))
     scenes, refused = _scenes(items, config)
+    _check_bands(scenes, config)
     folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, config.output / CONFIG_FILE)
     write_places(folder / PLACES_FILE, places)
@@ -168,6 +123,7 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
         places=len(places),
         months=len(config.months),
         tiles=len(places) * len(config.months),
+        tiles_without_scene=_num_without_scene(places, scenes, config),
         scenes=len(scenes),
         splits=dict(sorted(Counter(place.split for place in places).items())),
         strata=dict(sorted(Counter(place.stratum or "unknown" for place in places).items())),
@@ -212,7 +168,7 @@ def _fetch(config: PrepConfig, workers: engine.Engine, progress: Progress | None
             num_cells * len(config.scenarios),
         ),
     ]
-    remove_leftovers(config.output)
+    remove_leftovers(config.output, OWN_FOLDERS)
     try:
         for kind, make_tasks, function, num_tasks in jobs:
             workers.run(
@@ -226,23 +182,19 @@ def _fetch(config: PrepConfig, workers: engine.Engine, progress: Progress | None
         all_tasks: Iterator[Task] = chain.from_iterable(
             make_tasks() for _, make_tasks, _, _ in jobs
         )
-        counts = write_manifest(config.output, all_tasks)
+        counts = write_manifest(config.output, all_tasks, config)
     states: dict[str, dict[str, int]] = {}
     for (kind, state), number in sorted(counts.items(), key=lambda i: STATES.index(i[0][1])):
         states.setdefault(kind, {})[state] = number
     reasons: dict[str, Counter[str]] = {}
-    failures = []
     for row in read_manifest(config.output):
         if row.state in ("empty", "failed"):
             reasons.setdefault(row.kind, Counter())[row.reason] += 1
-        if row.state == "failed":
-            again = " (tried again by the next run)" if row.retryable else ""
-            failures.append(f"{row.kind} {row.task_id}: {row.detail}{again}")
     return FetchSummary(
         output=config.output,
         states=states,
         reasons={kind: dict(sorted(counts.items())) for kind, counts in reasons.items()},
-        failures=failures,
+        failures=failures_of(read_manifest(config.output)),
     )
 
 
@@ -250,7 +202,7 @@ def _build(config: PrepConfig, workers: engine.Engine, progress: Progress | None
     return build_dataset(_places(config), config, workers, progress=_of(progress, "inspection"))
 
 
-def _scenes(items: list[dict[str, Any]], config: PrepConfig) -> tuple[list[Any], dict[str, int]]:
+def _scenes(items: list[dict[str, Any]], config: PrepConfig) -> tuple[list[Scene], dict[str, int]]:
     """Scenes of items, each pass of the satellite once; items refused or dropped, by reason."""
     scenes, refused = [], Counter[str]()
     for item in items:
@@ -260,6 +212,22 @@ def _scenes(items: list[dict[str, Any]], config: PrepConfig) -> tuple[list[Any],
             refused[error.reason] += 1
     kept, dropped = dedupe(scenes)
     return kept, dict(sorted((refused + Counter(dropped)).items()))
+
+
+def _num_without_scene(places: list[Place], scenes: list[Scene], config: PrepConfig) -> int:
+    index = index_scenes(scenes)
+    return sum(not index.at(place, month) for place in places for month in config.months)
+
+
+def _check_bands(scenes: list[Scene], config: PrepConfig) -> None:
+    """Refuse bands that no scene has, before anything is fetched."""
+    known = {band for scene in scenes for band in scene.assets}
+    missing = [band for band in config.imagery.bands if band not in known]
+    if scenes and missing:
+        raise RequestError(
+            f"No scene of the catalogue has {', '.join(missing)}; there are "
+            f"{', '.join(sorted(known))}. Change imagery.bands or imagery.provider."
+        )
 
 
 def _of(progress: Progress | None, step: str) -> engine.Progress | None:

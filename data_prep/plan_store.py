@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.prep_config import PrepConfig
-from ecomap.errors import RequestError
+from ecomap.errors import DataError, RequestError
 
 PLAN_FOLDER = "plan"
 PLACES_FILE, ITEMS_FILE, PLAN_FILE = "places.parquet", "items.parquet", "summary.json"
 NOT_PLANNED = {"output", "engine", "climate", "land_cover", "scenarios", "place_names", "display"}
 """Settings that may change after the plan was made; of imagery those that say how to read."""
 NOT_PLANNED_IMAGERY = {"timeout_s", "num_retries", "max_cloud_frac", "max_nodata_frac"} | {
-    "max_candidates", "cloud_mask", "bands", "url"
+    "max_candidates", "cloud_mask", "url"
 }  # fmt: skip
 
 
@@ -35,7 +35,13 @@ def stored_plan(folder: Path) -> dict[str, Any] | None:
     """Plan of an earlier call, if it was finished."""
     if not (folder / PLAN_FILE).is_file():
         return None
-    return dict(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+    try:
+        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        return {key: dict(content[key]) for key in ("settings", "summary")}
+    except (ValueError, TypeError, KeyError):
+        raise DataError(
+            f"{folder / PLAN_FILE} is damaged. Delete {folder} and run 'ecomap prep plan' again."
+        ) from None
 
 
 def check_same_plan(old: dict[str, Any], new: dict[str, Any], config: PrepConfig) -> None:

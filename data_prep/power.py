@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 from data_prep.climate_series import ClimateSeries, Values
-from data_prep.prep_config import ClimateSettings, month_range
+from data_prep.prep_config import ClimateSettings, ClimateSource, month_range
 from data_prep.services import get_json
 from ecomap.errors import DataError, RequestError
 
@@ -66,6 +66,9 @@ FIRST_YEAR = 1981
 """Meteorology (MERRA-2) begins; radiation begins in 1984 and is a fill value before."""
 MIN_DAYS_FRAC = 0.9
 """Share of the days of a month that must be known for its mean."""
+DAILY_LATENCY_DAYS = 7
+"""Days after which the daily service has a day: two or three for meteorology, up to a week for
+radiation."""
 CELL_LAT_DEG = 0.5
 CELL_LON_DEG = 0.625
 """Grid of MERRA-2, whose cell centres lie on multiples from -90 and from -180 degrees. Radiation is
@@ -161,6 +164,27 @@ def fetch_power(
     months = month_range(f"{first_year:04d}-01", f"{last_year:04d}-12")
     asked = (f"{first:%Y-%m}", f"{last:%Y-%m}")
     return series_from_answer(answer, cell, step=step, months=months, asked=asked)
+
+
+def last_month_of(source: ClimateSource, today: date | None = None) -> str | None:
+    """Last month of which a service can be expected to know the mean.
+
+    Args:
+        source: Source of climate.
+        today: Date that decides; by default today's in UTC.
+
+    Returns:
+        ``YYYY-MM``: for ``power`` December of the last year, which the service takes some weeks to
+        complete; for ``power-daily`` the last month that ended `DAILY_LATENCY_DAYS` ago. None for
+        sources that are no service.
+    """
+    today = today or datetime.now(UTC).date()
+    if source == "power":
+        return f"{today.year - 1:04d}-12"
+    if source == "power-daily":
+        open_day = today - timedelta(days=DAILY_LATENCY_DAYS - 1)
+        return f"{open_day.replace(day=1) - timedelta(days=1):%Y-%m}"
+    return None
 
 
 def series_from_answer(

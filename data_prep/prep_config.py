@@ -4,12 +4,12 @@ Longer than the budget because the settings of all steps are read in one place.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from ecomap.config import Config
-from ecomap.schema import MONTH_PATTERN, months_between
+from ecomap.schema import CLIMATE, MONTH_PATTERN, months_between
 
 Band = Literal["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
@@ -25,6 +25,27 @@ ClimateSource = Literal["power", "power-daily", "cf", "none"]
 LandCoverSource = Literal[
     "worldcover", "mcd12q1-geotiff", "mcd12q1-service", "dynamicworld", "none"
 ]
+
+
+def _pairs(value: Any) -> Any:
+    """A mapping of climate variables to names in files as sorted pairs, which can key a cache."""
+    try:
+        pairs = dict(value).items()
+    except (TypeError, ValueError):
+        raise ValueError("it must be a mapping such as {temperature_c: tasmax}") from None
+    if unknown := [name for name, _ in pairs if name not in CLIMATE]:
+        raise ValueError(f"{unknown[0]!r} is no climate variable; choose of {', '.join(CLIMATE)}")
+    if not all(isinstance(variable, str) and variable for _, variable in pairs):
+        raise ValueError("every climate variable needs the name that it has in the files")
+    return tuple(sorted(pairs))
+
+
+FileVariables = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_pairs),
+    PlainSerializer(dict, return_type=dict[str, str]),
+]
+"""In files a mapping, in memory the pairs of it: ``dict(config.variables)``."""
 
 
 class RegionConfig(Config):
@@ -135,6 +156,9 @@ class ClimateSettings(Config):
     """Replaces the address of the service, for mirrors and tests."""
     paths: tuple[str, ...] = ()
     """Files or stores of ``cf``; together they hold all variables and years."""
+    variables: FileVariables = ()
+    """Climate variable -> variable of these files, such as ``{temperature_c: tasmax}``, where
+    names and standard names do not tell; the others are found by these."""
     normals_first_year: int = Field(default=1991, ge=1850, le=2100)
     normals_last_year: int = Field(default=2020, ge=1850, le=2100)
     spi_months: int = Field(default=3, ge=1, le=24)
@@ -165,6 +189,8 @@ class ScenarioConfig(Config):
     """NetCDF files or Zarr stores that hold the baseline years."""
     future_paths: tuple[str, ...]
     """Likewise for the horizon."""
+    variables: FileVariables = ()
+    """As `ClimateSettings.variables`, of the files of both periods."""
     baseline_years: tuple[int, int] = (1991, 2020)
     """First and last year, both included; 20 years or more."""
     horizon_years: tuple[int, int] = (2060, 2089)
@@ -275,3 +301,35 @@ def month_range(first: str, last: str) -> tuple[str, ...]:
     start = 12 * int(first[:4]) + int(first[5:]) - 1
     numbers = range(start, start + months_between(first, last) + 1)
     return tuple(f"{number // 12:04d}-{number % 12 + 1:02d}" for number in numbers)
+
+
+def resolved(config: PrepConfig) -> PrepConfig:
+    """The same settings with whole paths, for workers whose current folder is another."""
+
+    def whole(text: str) -> str:
+        return text if "://" in text else str(Path(text).expanduser().absolute())
+
+    climate, cover, imagery = config.climate, config.land_cover, config.imagery
+    scenarios = tuple(
+        scenario.model_copy(
+            update={
+                "historical_paths": tuple(map(whole, scenario.historical_paths)),
+                "future_paths": tuple(map(whole, scenario.future_paths)),
+            }
+        )
+        for scenario in config.scenarios
+    )
+    return config.model_copy(
+        update={
+            "output": config.output.expanduser().absolute(),
+            "scenarios": scenarios,
+            "climate": climate.model_copy(update={"paths": tuple(map(whole, climate.paths))}),
+            "land_cover": cover.model_copy(
+                update={
+                    "path": cover.path and Path(whole(str(cover.path))),
+                    "url": cover.url and whole(cover.url),
+                }
+            ),
+            "imagery": imagery.model_copy(update={"url": imagery.url and whole(imagery.url)}),
+        }
+    )

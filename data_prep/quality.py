@@ -169,14 +169,13 @@ def inspect_frame(
     bands = image.reshape(-1, 3).T
     spread = [int(band.max()) - int(band.min()) for band in bands]
     found: dict[Flag, bool] = {
-        "black": measured.nodata_frac >= BLACK_NODATA_FRAC,
-        "partial": 0 < measured.nodata_frac < BLACK_NODATA_FRAC,
         "white": measured.white_frac >= WHITE_FRAC,
         "saturated": measured.saturated_frac >= SATURATED_FRAC,
         "seam": measured.seam_frac >= SEAM_FRAC,
         "blank": max(spread) <= BLANK_RANGE,
     }
     flags = {flag for flag, is_found in found.items() if is_found} | {*measured.flags}
+    flags |= {*nodata_flags(measured.nodata_frac)}
     return replace(measured, flags=tuple(sorted(flags)))
 
 
@@ -193,6 +192,13 @@ def cloud_flags(
     if cloud_frac < NO_CLOUD_FRAC and is_warm and snow_frac >= UNLABELLED_CLOUD_FRAC:
         flags.append("unlabelled_cloud")
     return tuple(flags)
+
+
+def nodata_flags(nodata_frac: float) -> tuple[Flag, ...]:
+    """Flag missing data where its share is known."""
+    if nodata_frac >= BLACK_NODATA_FRAC:
+        return ("black",)
+    return ("partial",) if nodata_frac > 0 else ()
 
 
 def nodata_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

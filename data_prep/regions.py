@@ -119,6 +119,11 @@ def _box(west: float, south: float, east: float, north: float) -> Polygon | Mult
         raise RequestError(f"The {text} has no width. Give west and east that differ.")
     if west < east:
         return box(west, south, east, north)
+    if east + 360 - west > 180:
+        raise RequestError(
+            f"The {text} has its west east of its east, and across the antimeridian it is "
+            f"{east + 360 - west:g} degrees wide. Swap west and east."
+        )
     halves = [(west, 180.0), (-180.0, east)]
     return as_region([box(a, south, b, north) for a, b in halves if a < b])
 

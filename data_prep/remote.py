@@ -44,9 +44,12 @@ STALL_SHARE = 4
 """A transfer that stands still for this fraction of the time limit is given up."""
 HEADER_CACHE_BYTES = 64 * 2**20
 """Headers that a process keeps: 32 KiB a file."""
+WINDOW_BYTES = 64 * 2**20
+"""Compressed blocks of a window up to which they are asked for together, not one by one."""
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 """Answers that may be others a little later."""
 REFUSED_STATUSES = frozenset({401, 403})
+READABLE_SCHEMES = frozenset({"http", "https", "file"})
 RASTER_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP", b"\x89HDF", b"CDF")
 """First bytes of TIFF, BigTIFF, JPEG 2000 and NetCDF files."""
 DECODING_WORDS = ("decod", "inflate", "lzw", "zstd", "jpeg", "directory", "invalid tiff")
@@ -197,8 +200,15 @@ def gdal_env(*, timeout_s: float, num_retries: int) -> rasterio.Env:
         GDAL_HTTP_MERGE_CONSECUTIVE_RANGES="YES",
         GDAL_HTTP_MULTIPLEX="YES",
         GDAL_HTTP_VERSION="2TLS",
+        GDAL_MAX_RAW_BLOCK_CACHE_SIZE=str(WINDOW_BYTES),
         CPL_VSIL_CURL_CACHE_SIZE=str(HEADER_CACHE_BYTES),
     )
+
+
+def is_readable(address: str) -> bool:
+    """Whether `read_raster` knows how to reach an address: HTTP, ``file://``, path, GDAL name."""
+    scheme = urlsplit(address).scheme
+    return "://" not in address or scheme in READABLE_SCHEMES
 
 
 def read_raster(
@@ -215,6 +225,11 @@ def read_raster(
     Raises:
         ReadError: If all tries failed, or no other try can help.
     """
+    if not is_readable(address):
+        raise ReadError(
+            f"{address} cannot be read: addresses of this kind are not supported; expected "
+            "https://, file:// or a path. Take a provider whose files are served over HTTP."
+        )
     num_undecodable = 0
 
     def read_once() -> T:

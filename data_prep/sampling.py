@@ -20,12 +20,14 @@ from ecomap.normals import open_normals
 from ecomap.schema import parse_land_cover
 
 OUTSIDE_UTM = "outside_utm"
+SAME_TILE = "same_tile"
 NO_LAND_COVER = "no_land_cover"
 WATER = "water"
 LITTLE_LAND = "little_land"
 NOT_DRAWN = "not_drawn"
 REASONS = {
     OUTSIDE_UTM: "Nearer to a pole than the UTM system reaches (80° S, 84° N)",
+    SAME_TILE: "On the same pixels as an earlier point",
     NO_LAND_COVER: "Outside the land-cover file, or without a class in it",
     WATER: "No land",
     LITTLE_LAND: "Less land than min_land_frac",
@@ -124,16 +126,20 @@ def _rank(place: Place, seed: int) -> tuple[bytes, str]:
 
 
 def _placed(cells: Iterable[Cell], config: PrepConfig, dropped: Counter[str]) -> list[Place]:
-    """Tiles of cells; those beyond UTM are counted."""
-    places = []
+    """Tiles of cells; those beyond UTM, and second ones on the same pixels, are counted."""
+    size_px, resolution_m = config.grid.size_px, config.grid.resolution_m
+    places, seen = [], set()
     for name, lat, lon in cells:
-        if is_in_utm(lat):
-            grid = config.grid
-            places.append(
-                place_at(name, lat, lon, size_px=grid.size_px, resolution_m=grid.resolution_m)
-            )
-        else:
+        if not is_in_utm(lat):
             dropped[OUTSIDE_UTM] += 1
+            continue
+        place = place_at(name, lat, lon, size_px=size_px, resolution_m=resolution_m)
+        position = (place.crs, place.left, place.top)
+        if position in seen:
+            dropped[SAME_TILE] += 1
+            continue
+        seen.add(position)
+        places.append(place)
     return places
 
 

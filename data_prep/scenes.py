@@ -22,6 +22,7 @@ from data_prep.footprints import footprint_of
 from data_prep.place import Place
 from data_prep.prep_config import RGB_BANDS, ProviderName
 from data_prep.providers import PROVIDERS, SCENE_CLASSES
+from data_prep.remote import is_readable
 from data_prep.scene import Scene
 from ecomap.errors import DataError
 
@@ -57,7 +58,7 @@ class SceneRefused(DataError):
 
     Attributes:
         reason: Short name, for counts: ``not_level_2a``, ``not_sentinel_2``, ``missing_bands``,
-            ``no_time``, ``no_outline`` or ``unknown_crs``.
+            ``unsupported_address``, ``no_time``, ``no_outline`` or ``unknown_crs``.
     """
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -234,9 +235,9 @@ def _assets_of(
     assets = item.get("assets") or {}
     found = {}
     for band, keys in PROVIDERS[provider].assets.items():
-        key = next((key for key in keys if assets.get(key, {}).get("href")), None)
-        if key is not None:
-            found[band] = assets[key]
+        given = [assets[key] for key in keys if assets.get(key, {}).get("href")]
+        if given:
+            found[band] = next((a for a in given if is_readable(a["href"])), given[0])
     missing = [band for band in NEEDED_BANDS if band not in found]
     if missing:
         tried = ", ".join("/".join(PROVIDERS[provider].assets[band]) for band in missing)
@@ -245,6 +246,14 @@ def _assets_of(
             f"Expected the names that provider {provider} uses: set imagery.provider to the one "
             "that made the catalogue.",
             reason="missing_bands",
+        )
+    hrefs = [str(found[band]["href"]) for band in NEEDED_BANDS]
+    unknown = next((href for href in hrefs if not is_readable(href)), None)
+    if unknown is not None:
+        raise SceneRefused(
+            f"{name}: {unknown} is an address of a kind that is not supported; expected https://, "
+            "file:// or a path. Take a provider whose files are served over HTTP.",
+            reason="unsupported_address",
         )
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != RGB_BANDS[0], entry[0])))
 

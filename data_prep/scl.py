@@ -1,11 +1,11 @@
 """Scene classification (SCL) of Sentinel-2 Level-2A: what a tile shows, and which pass is best.
 
-The classes are counted inside the tile. They are coarse (20 m) and err, as a village and its fields
-in Belgium show over 118 dates: ice cloud in September is 99 % snow, thick haze in October neither
-cloud nor ground but 95 % unclassified, while roofs under the winter sun are unclassified too, up to
-38 %. Hence a pass without snow is preferred, mostly unclassified ground counts as cloud, shares are
-compared in whole per cent, and scene-wide cloud breaks ties: of two tiles that look equally clear
-the one from the clearer sky is trusted.
+The classes are counted inside the tile, as the product has them (20 m), however coarse the tile.
+They err, as a village and its fields in Belgium show over 118 dates: ice cloud in September is 99 %
+snow, thick haze in October neither cloud nor ground but 95 % unclassified, while roofs under the
+winter sun are unclassified too, up to 38 %. Hence mostly unclassified ground counts as cloud,
+shares are compared in whole per cent, and scene-wide cloud breaks ties: of two tiles that look
+equally clear the one from the clearer sky is trusted.
 """
 
 from dataclasses import dataclass
@@ -114,6 +114,19 @@ def tile_stats(classes: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
         water_frac=share(SceneClass.WATER),
         saturated_frac=share(SceneClass.SATURATED_OR_DEFECTIVE),
     )
+
+
+def shared_class(classes: NDArray[np.uint8], num: int) -> NDArray[np.uint8]:
+    """Class of each block of ``num`` x ``num`` pixels; unclassified where they differ.
+
+    Args:
+        classes: Codes, ``(H, W)``, both multiples of ``num``.
+        num: Pixels along each side of a block.
+    """
+    height, width = classes.shape
+    blocks = classes.reshape(height // num, num, width // num, num)
+    lowest, highest = blocks.min(axis=(1, 3)), blocks.max(axis=(1, 3))
+    return np.where(lowest == highest, lowest, np.uint8(SceneClass.UNCLASSIFIED))
 
 
 def rank(stats: TileStats) -> tuple[int, int]:

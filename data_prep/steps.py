@@ -3,9 +3,11 @@
 Functions named ``do_...`` run on workers; they write files and return JSON values.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,17 @@ from data_prep.prep_config import (
 )
 from data_prep.scene import Scene
 from data_prep.scenes import SceneIndex
-from data_prep.tasks import State, Task
+from data_prep.tasks import State, Task, digest_of, file_mark
 from ecomap.imagery import read_image
 from ecomap.schema import HISTORY_MONTHS
 
 Result = tuple[State, str, dict[str, Any]]
 
 IMAGES_FOLDER, CLIMATE_FOLDER = "images", "climate"
-NOT_DECISIVE = {"url", "timeout_s", "num_retries", "cluster_deg"}
-"""Settings of a step that say how to ask, not what for."""
+HOW_TO_ASK = {"timeout_s", "num_retries"}
+"""Settings of a step that do not decide its result."""
+RULES = {"imagery": 1, "land_cover": 1, "climate": 1, "scenario": 1, "inspection": 1}
+"""Raised for a step whenever the same inputs would give another result: old ones are made anew."""
 
 
 def image_path(location_id: str, month: str) -> str:
@@ -46,7 +50,7 @@ def imagery_tasks(
     places: Sequence[Place], scenes: SceneIndex, config: PrepConfig
 ) -> Iterator[Task]:
     """One task a tile: a place in a month."""
-    settings = config.imagery.model_dump(mode="json", exclude=NOT_DECISIVE)
+    settings = config.imagery.model_dump(mode="json", exclude=HOW_TO_ASK | {"url", "cluster_deg"})
     for place in places:
         for month in config.months:
             candidates = scenes.at(place, month)
@@ -60,7 +64,13 @@ def imagery_tasks(
                     "folder": config.output,
                     "config": config.imagery,
                 },
-                [position_of(place), month, [scene.item_id for scene in candidates], settings],
+                [
+                    RULES["imagery"],
+                    position_of(place),
+                    month,
+                    [scene.item_id for scene in candidates],
+                    settings,
+                ],
             )
 
 
@@ -73,8 +83,6 @@ def do_imagery(
     result = found.to_dict()
     if found.state == "done":
         result |= {"path": path, "num_bytes": (folder / path).stat().st_size}
-    else:
-        (folder / path).unlink(missing_ok=True)  # of an earlier plan
     return found.state, found.reason or "", result
 
 
@@ -82,10 +90,12 @@ def land_cover_tasks(places: Sequence[Place], config: PrepConfig) -> Iterator[Ta
     """One task a place."""
     if config.land_cover.source == "none":
         return
-    settings = config.land_cover.model_dump(mode="json", exclude=NOT_DECISIVE)
+    settings = config.land_cover.model_dump(mode="json", exclude=HOW_TO_ASK)
+    marks = _marks(path for path in (config.land_cover.path, config.land_cover.url) if path)
     for place in places:
         inputs = {"place": place, "config": config.land_cover}
-        yield Task("land_cover", place.location_id, inputs, [position_of(place), settings])
+        decisive = [RULES["land_cover"], position_of(place), settings, marks]
+        yield Task("land_cover", place.location_id, inputs, decisive)
 
 
 def do_land_cover(*, place: Place, config: LandCoverConfig) -> Result:
@@ -100,7 +110,7 @@ def climate_cells(places: Sequence[Place], config: PrepConfig) -> dict[str, Cell
     if config.climate.source == "none":
         return {}
     if config.climate.source == "cf":
-        climate = _open_cf(config.climate.paths)
+        climate = _open_cf(config.climate, _key(config.climate.paths))
         found = [climate.cell_of(place.lat, place.lon) for place in places]
         cells = [Cell(cell_id=name, lat=lat, lon=lon) for name, lat, lon in found]
     else:
@@ -114,34 +124,44 @@ def climate_years(config: PrepConfig) -> tuple[int, int]:
     year, month = int(config.first_month[:4]), int(config.first_month[5:])
     first = (12 * year + month - 1 - window) // 12
     last = max(config.climate.normals_last_year, int(config.last_month[:4]))
-    return min(config.climate.normals_first_year, first), last
+    before = -(-(config.climate.spi_months - 1) // 12)  # the first window of the reference period
+    return min(config.climate.normals_first_year - before, first), last
 
 
 def climate_tasks(cells: Mapping[str, Cell], config: PrepConfig) -> Iterator[Task]:
     """One task a cell: places that share one ask once."""
     years = climate_years(config)
+    months = (config.first_month, config.last_month)
     settings = config.climate.model_dump(
-        mode="json", exclude=NOT_DECISIVE | {"spi_months", "normals_first_year"}
+        mode="json",
+        exclude=HOW_TO_ASK | {"spi_months", "normals_first_year", "normals_last_year"},
     )
+    decisive = [RULES["climate"], years, months, settings, _marks(config.climate.paths)]
     for name, cell in sorted({cell.cell_id: cell for cell in cells.values()}.items()):
-        inputs = {"cell": cell, "years": years, "folder": config.output, "config": config.climate}
-        yield Task("climate", name, inputs, [years, settings])
+        inputs = {"cell": cell, "years": years, "months": months}
+        inputs |= {"folder": config.output, "config": config.climate}
+        yield Task("climate", name, inputs, decisive)
 
 
 def do_climate(
-    *, cell: Cell, years: tuple[int, int], folder: Path, config: ClimateSettings
+    *,
+    cell: Cell,
+    years: tuple[int, int],
+    months: tuple[str, str],
+    folder: Path,
+    config: ClimateSettings,
 ) -> Result:
-    """Fetch the series of a cell."""
+    """Fetch the series of a cell; it is whole when it knows every month that has imagery."""
     if config.source == "cf":
-        series = _open_cf(config.paths).series(cell.lat, cell.lon)
+        series = _open_cf(config, _key(config.paths)).series(cell.lat, cell.lon)
     else:
         series = fetch_power(cell, first_year=years[0], last_year=years[1], config=config)
     path = f"{CLIMATE_FOLDER}/{cell.cell_id}.json"
     (folder / CLIMATE_FOLDER).mkdir(exist_ok=True)
     write_series(folder / path, series)
-    known = {name: sum(v is not None for v in values) for name, values in series.values.items()}
-    result = {"path": path, "num_bytes": (folder / path).stat().st_size, "known_months": known}
-    return "done", "", result
+    unknown = {name: list(some) for name, some in series.unknown_months(*months).items() if some}
+    result = {"path": path, "num_bytes": (folder / path).stat().st_size}
+    return "done", "", result | {"unknown_months": unknown, "is_whole": not unknown}
 
 
 def scenario_tasks(cells: Mapping[str, Cell], config: PrepConfig) -> Iterator[Task]:
@@ -150,13 +170,22 @@ def scenario_tasks(cells: Mapping[str, Cell], config: PrepConfig) -> Iterator[Ta
     for scenario in config.scenarios:
         for name, cell in distinct:
             inputs = {"cell": cell, "scenario": scenario}
-            decisive = scenario.model_dump(mode="json")
+            marks = _marks([*scenario.historical_paths, *scenario.future_paths])
+            decisive = [RULES["scenario"], scenario.model_dump(mode="json"), marks]
             yield Task("scenario", f"{scenario.name}/{name}", inputs, decisive)
 
 
 def do_scenario(*, cell: Cell, scenario: ScenarioConfig) -> Result:
     """Monthly changes of climate of a cell between two periods of a climate model."""
-    return "done", "", json.loads(_open_model(scenario).delta_at(cell.lat, cell.lon).to_json())
+    return (
+        "done",
+        "",
+        json.loads(
+            _open_model(scenario, _key([*scenario.historical_paths, *scenario.future_paths]))
+            .delta_at(cell.lat, cell.lon)
+            .to_json()
+        ),
+    )
 
 
 def inspection_tasks(
@@ -172,35 +201,42 @@ def inspection_tasks(
     for location_id, months in tiles.items():
         inputs = {
             "location_id": location_id,
-            "months": [month for month, _ in months],
+            "months": list(months),
             "reflectance_range": shown,
             "folder": config.output,
         }
-        yield Task("inspection", location_id, inputs, [list(map(list, months)), list(shown)])
+        decisive = [RULES["inspection"], list(map(list, months)), list(shown)]
+        yield Task("inspection", location_id, inputs, decisive)
 
 
 def do_inspection(
     *,
     location_id: str,
-    months: Sequence[str],
+    months: Sequence[tuple[str, str]],
     reflectance_range: tuple[float, float],
     folder: Path,
 ) -> Result:
-    """Look at the frames of a place as people and models will see them."""
-    inspector = quality.Inspector()
-    for month in months:
-        image = read_image(folder / image_path(location_id, month), reflectance_range)
+    """Look at the frames of a place as people and models will see them.
+
+    A file that is not the one that was fetched, by its SHA-256, is listed as damaged.
+    """
+    inspector, damaged = quality.Inspector(), []
+    for month, digest in months:
+        path = folder / image_path(location_id, month)
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            damaged.append(month)
+            continue
+        image = read_image(path, reflectance_range)
         inspector.add(location_id, month, image)
     reports = inspector.close(location_id)
     measured = {
         month: {
             "flags": list(report.flags),
-            "nodata_frac": report.nodata_frac,
             "snow_frac": report.snow_frac,
         }
         for month, report in reports.items()
     }
-    return "done", "", {"months": measured}
+    return "done", "", {"months": measured, "damaged": damaged, "is_whole": not damaged}
 
 
 def position_of(place: Place) -> list[Any]:
@@ -208,16 +244,31 @@ def position_of(place: Place) -> list[Any]:
     return [place.crs, place.left, place.top, place.size_px, place.resolution_m]
 
 
+def _marks(paths: Iterable[str | Path]) -> list[Any]:
+    """Marks of those that are files or folders of this machine; patterns name several."""
+    found = []
+    for path in paths:
+        if "://" not in str(path):
+            matches = sorted(glob(str(path))) or [str(path)]
+            found += [file_mark(Path(match)) for match in matches]
+    return found
+
+
+def _key(paths: Iterable[str]) -> str:
+    """Tells opened files from those that replaced them."""
+    return digest_of(_marks(paths))
+
+
 @lru_cache(maxsize=1)
-def _open_cf(paths: tuple[str, ...]) -> CfClimate:
-    """Climate files, opened once a process."""
-    return open_cf(paths)
+def _open_cf(config: ClimateSettings, key: str) -> CfClimate:
+    """Climate files, opened once a process, and again when they changed."""
+    return open_cf(config.paths, variables=dict(config.variables))
 
 
 @lru_cache(maxsize=2)
-def _open_model(scenario: ScenarioConfig) -> DeltaModel:
-    """Files of a climate model, opened once a process."""
-    return DeltaModel(scenario)
+def _open_model(scenario: ScenarioConfig, key: str) -> DeltaModel:
+    """Files of a climate model, likewise."""
+    return DeltaModel(scenario, variables=dict(scenario.variables))
 
 
 def read_climate(folder: Path, cell_id: str) -> Any:

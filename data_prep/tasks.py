@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,9 @@ State = Literal["planned", "done", "empty", "failed"]
 
 STATES: tuple[State, ...] = ("planned", "done", "empty", "failed")
 TASKS_FOLDER = "tasks"
-FATAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+FATAL_ERRNO = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
 """Errors of the output folder, which would meet every other task as well."""
 ID_PATTERN = re.compile(r"^(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?$")
 
@@ -71,7 +73,7 @@ class Outcome:
     reason: str = ""
     """One word for counting: why it is empty or failed."""
     retryable: bool = False
-    """Whether another try may succeed; the next run makes it."""
+    """Whether a failure may pass by itself; others wait to be mended."""
     detail: str = ""
     """Sentence for people."""
     result: dict[str, Any] = field(default_factory=dict)
@@ -126,8 +128,11 @@ def read_outcome(folder: Path, task: Task) -> Outcome | None:
 
 
 def is_settled(outcome: Outcome | None, folder: Path) -> bool:
-    """Whether a task need not be done again: it has a result and its file is there."""
-    if outcome is None or (outcome.state == "failed" and outcome.retryable):
+    """Whether a task need not be done again: it has a whole result, and its file is there.
+
+    What failed is always tried again: the cause may have passed, or was mended.
+    """
+    if outcome is None or outcome.state == "failed" or not outcome.result.get("is_whole", True):
         return False
     path = outcome.result.get("path")
     if outcome.state != "done" or path is None:
@@ -139,9 +144,26 @@ def is_settled(outcome: Outcome | None, folder: Path) -> bool:
     return bool(size == outcome.result.get("num_bytes", size))
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files of a run that was killed; returns how many there were."""
-    leftovers = [p for p in folder.rglob("*.tmp*") if p.is_file()] if folder.is_dir() else []
-    for path in leftovers:
+def file_mark(path: Path) -> list[Any]:
+    """What tells a local file from its successor of the same name: size and time of change.
+
+    Of a folder (a Zarr store, a folder of maps) its own time and those of its metadata count.
+    """
+    if not path.exists():
+        return [str(path), None]
+    names = ("", "zarr.json", ".zmetadata") if path.is_dir() else ("",)
+    found = [(path / name).stat() for name in names if (path / name).exists()]
+    return [str(path), *([status.st_size, status.st_mtime_ns] for status in found)]
+
+
+def remove_leftovers(folder: Path, parts: Iterable[str]) -> int:
+    """Delete temporary files of a run that was killed, in these parts of a folder.
+
+    Returns:
+        How many there were.
+    """
+    found = [path for part in parts for path in (folder / part).rglob("*.tmp") if path.is_file()]
+    found += [path for path in folder.glob("*.tmp") if path.with_suffix("").exists()]
+    for path in found:
         path.unlink(missing_ok=True)
-    return len(leftovers)
+    return len(found)

@@ -1,10 +1,14 @@
 """Scenes onto the pixel grid of a tile, each corrected before anything is mixed.
 
 A window of the file is read as it is stored, corrected, and only then brought onto the tile's grid
-in memory. On the scene's own grid, the rule, that is a copy: values are exact. Otherwise classes
-take the nearest pixel, bands are interpolated linearly (averaged where tiles are coarser) with
-missing pixels left out, so that no zero bleeds in and none is made. Cubic interpolation would
-overshoot at edges, down to the value that means missing.
+in memory (`data_prep.regrid`): copied where pixels are the tile's own, the rule; else interpolated,
+or averaged where the tile's are coarser.
+
+Files carry smaller copies of themselves, overviews, made by a resampling that they do not name: of
+classes they may be averages, of which cloud (8) and vegetation (4) make water (6); of bands single
+pixels out of sixteen, half a pixel away. So classes are always read as they are, and bands too, up
+to `FULL_RATIO` pixels of the file a pixel of the tile. Beyond that bands are averaged from at least
+`OVERVIEW_RATIO` pixels each way of an overview, which shifts them by an eighth of a pixel at most.
 
 odc-stac, which lays whole stacks of items onto a grid, is not used here: it knows no offsets, gives
 up at the first failed request, and signs when a load is planned instead of when it is read. Tiles
@@ -12,40 +16,44 @@ are read in parallel, the files of one tile one after another, so that the numbe
 the number of connections and no file is read that an earlier one made needless.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
-from rasterio.warp import reproject, transform_bounds
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
-from scipy.ndimage import binary_propagation
+from scipy.ndimage import binary_dilation
 
 from data_prep.radiometry import to_digital_number
+from data_prep.regrid import (
+    ALIGNED_PX,
+    SourceWindow,
+    class_grid,
+    crs_of,
+    is_aligned,
+    onto_grid,
+    pixel_at,
+    with_rim,
+)
 from data_prep.remote import Access, ReadError, read_raster
 
 MARGIN_PX = 2
 """Pixels read around a tile that must be interpolated."""
-ALIGNED_PX = 1e-3
-"""Grids that differ by less, in pixels, are the same."""
-AVERAGE_RATIO = 1.5
-"""From this ratio of pixel sizes on bands are averaged instead of interpolated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceWindow:
-    """A part of a file, as stored."""
-
-    values: NDArray[np.generic]
-    """``(H, W)``."""
-    transform: Affine
-    crs: CRS
+FULL_RATIO = 8
+"""Up to this ratio bands are averaged from the image itself."""
+OVERVIEW_RATIO = 4
+"""Beyond, from an overview whose pixels are finer by this ratio at least."""
+EDGE_PX = 4
+"""Pixels by which the edges of bands lie apart."""
+HAS_DATA, HAS_NONE = 1, 2
+STRIP_PX = 512
+"""Rows that are corrected at once; windows may be large, and threads are many."""
 
 
 def read_classes(
@@ -53,17 +61,29 @@ def read_classes(
 ) -> NDArray[np.uint8]:
     """Read a class map onto a grid by nearest neighbour; 0 where the file has nothing.
 
+    Args:
+        address: See `data_prep.remote.read_raster`.
+        geobox: `class_grid` of the tile.
+        collection: Whose token the address takes.
+        access: Signer, limits.
+
     Raises:
         ReadError: If it cannot be read.
     """
-    window = read_window(address, geobox, collection=collection, access=access)
+    window = read_window(address, geobox, is_class=True, collection=collection, access=access)
     if window is None:
         return np.zeros(geobox.shape, np.uint8)
     return onto_grid(window, geobox, is_class=True).astype(np.uint8)
 
 
 def read_band(
-    address: str, geobox: GeoBox, *, offset: int, collection: str, access: Access
+    address: str,
+    geobox: GeoBox,
+    *,
+    offset: int,
+    classes: NDArray[np.uint8] | None,
+    collection: str,
+    access: Access,
 ) -> NDArray[np.uint16]:
     """Read a band onto a grid: digital numbers after the offset, 0 = no data.
 
@@ -71,27 +91,36 @@ def read_band(
         address: See `data_prep.remote.read_raster`.
         geobox: Grid of the tile.
         offset: What is added, see `data_prep.radiometry`.
+        classes: Classes of the same scene on the tile's `class_grid`, where zeros may be dark
+            instead of missing, see `keep_dark`.
         collection: Whose token the address takes.
         access: Signer, limits.
 
     Raises:
         ReadError: If it cannot be read.
     """
-    window = read_window(address, geobox, collection=collection, access=access)
+    window = read_window(address, geobox, is_class=False, collection=collection, access=access)
     if window is None:
         return np.zeros(geobox.shape, np.uint16)
-    corrected = SourceWindow(
-        values=to_digital_number(window.values.astype(np.uint16), offset),
-        transform=window.transform,
-        crs=window.crs,
-    )
-    return onto_grid(corrected, geobox, is_class=False).astype(np.uint16)
+    values = window.values.astype(np.uint16)
+    if classes is not None:
+        grid = class_grid(geobox)
+        told = np.where(classes > 0, HAS_DATA, HAS_NONE).astype(np.uint8)
+        layer = SourceWindow(values=told, transform=grid.affine, crs=crs_of(grid))
+        rim_px = math.ceil(MARGIN_PX * abs(window.transform.a / grid.affine.a)) + MARGIN_PX
+        layer = with_rim(layer, rim_px, repeat=True)
+        own = GeoBox(values.shape, window.transform, window.crs)
+        values = keep_dark(values, onto_grid(layer, own, is_class=True).astype(np.uint8))
+    for first in range(0, len(values), STRIP_PX):
+        strip = slice(first, first + STRIP_PX)
+        values[strip] = to_digital_number(values[strip], offset)
+    return onto_grid(replace(window, values=values), geobox, is_class=False).astype(np.uint16)
 
 
 def read_window(
-    address: str, geobox: GeoBox, *, collection: str, access: Access
+    address: str, geobox: GeoBox, *, is_class: bool, collection: str, access: Access
 ) -> SourceWindow | None:
-    """Read what a file holds under a grid, at full resolution or the overview that suffices.
+    """Read what a file holds under a grid: the image itself, or an overview of a far finer band.
 
     Returns:
         The window with a margin where it must be interpolated, or None without overlap.
@@ -99,7 +128,7 @@ def read_window(
 
     def read(dataset: DatasetReader) -> SourceWindow | None:
         _check_kind(address, dataset)
-        level = _overview_level(dataset, geobox)
+        level = None if is_class else _overview_level(dataset, geobox)
         if level is None:
             return _read_part(dataset, geobox)
         with rasterio.open(dataset.name, overview_level=level) as overview:
@@ -108,53 +137,23 @@ def read_window(
     return read_raster(address, read, collection=collection, access=access)
 
 
-def onto_grid(window: SourceWindow, geobox: GeoBox, *, is_class: bool) -> NDArray[np.generic]:
-    """Bring a window onto a grid; 0 is missing in both.
-
-    Pixels that lie on the grid are copied. Otherwise classes are taken from the nearest pixel, and
-    the values of bands are interpolated from valid pixels, so that they stay above 0.
-    """
-    result = np.zeros(geobox.shape, window.values.dtype)
-    if _is_aligned(window.transform, window.crs, geobox):
-        corner = _pixel_at(geobox.affine, window.transform.c, window.transform.f)
-        column, row = round(corner[0]), round(corner[1])
-        height, width = window.values.shape
-        rows = slice(max(row, 0), min(row + height, result.shape[0]))
-        columns = slice(max(column, 0), min(column + width, result.shape[1]))
-        result[rows, columns] = window.values[
-            rows.start - row : rows.stop - row, columns.start - column : columns.stop - column
-        ]
-        return result
-    ratio = abs(geobox.affine.a / window.transform.a)
-    smooth = Resampling.average if ratio >= AVERAGE_RATIO else Resampling.bilinear
-    reproject(
-        window.values,
-        result,
-        src_transform=window.transform,
-        src_crs=window.crs,
-        src_nodata=0,
-        dst_transform=geobox.affine,
-        dst_crs=_crs_of(geobox),
-        dst_nodata=0,
-        resampling=Resampling.nearest if is_class else smooth,
-    )
-    return result
-
-
-def fill_dark(bands: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Tell dark pixels from missing ones, all bands alike.
+def keep_dark(values: NDArray[np.uint16], told: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Tell dark pixels from missing ones; dark ones become 1.
 
     Files whose offset was subtracted by the provider hold 0 in deep shadow and on water, the value
-    of missing data. A zero is missing where it hangs together with pixels that are 0 in all bands,
-    as at the edge of a swath, where bands end a few pixels apart; such pixels become 0 in all
-    bands. Other zeros are dark, and become 1.
+    of missing data. A zero is missing where the scene's classes know of no data either, and up to
+    `EDGE_PX` beyond, for bands and classes end a few pixels apart at the edge of a swath.
 
     Args:
-        bands: ``(bands, H, W)``, 0 = missing or dark.
+        values: Digital numbers as published, ``(H, W)``, 0 = missing or dark.
+        told: What the classes tell, on the same grid: `HAS_DATA`, `HAS_NONE`, or 0 far beyond
+            the tile, where zeros stay.
     """
-    is_zero = bands == 0
-    missing = binary_propagation(is_zero.all(axis=0), mask=is_zero.any(axis=0))
-    return np.where(missing, 0, np.maximum(bands, 1)).astype(np.uint16)
+    is_zero = (values == 0) & (told > 0)
+    missing = is_zero & (told == HAS_NONE)
+    if missing.any():
+        missing = binary_dilation(missing, mask=is_zero, iterations=EDGE_PX)
+    return np.where(is_zero & ~missing, 1, values).astype(np.uint16)
 
 
 def read_scene(
@@ -163,42 +162,39 @@ def read_scene(
     geobox: GeoBox,
     *,
     offset: int,
+    classes: NDArray[np.uint8] | None,
     collection: str,
     access: Access,
 ) -> NDArray[np.uint16]:
     """Read bands of one scene onto a grid, ``(bands, H, W)``; missing in one is missing in all.
 
+    Args:
+        assets: Band -> address.
+        bands: Which, in this order.
+        geobox: Grid of the tile.
+        offset: See `read_band`.
+        classes: See `read_band`.
+        collection: Whose token the addresses take.
+        access: Signer, limits.
+
     Raises:
         ReadError: If one of them cannot be read.
         KeyError: If the scene has no such band.
     """
-    read = [
-        read_band(assets[band], geobox, offset=offset, collection=collection, access=access)
+    layers = [
+        read_band(
+            assets[band],
+            geobox,
+            offset=offset,
+            classes=classes,
+            collection=collection,
+            access=access,
+        )
         for band in bands
     ]
-    return fill_dark(np.stack(read))
-
-
-def first_valid(layers: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """Take each pixel from the first layer that has it.
-
-    Args:
-        layers: ``(..., H, W)``, all of one shape; 0 = missing, in all bands of a layer alike.
-
-    Raises:
-        ValueError: If there is no layer.
-    """
-    if not layers:
-        raise ValueError("No layer to take pixels from.")
-    result = layers[0].copy()
-    for layer in layers[1:]:
-        np.copyto(result, layer, where=result == 0)
-    return result
-
-
-def _crs_of(geobox: GeoBox) -> CRS:
-    """CRS of a grid, as rasterio has it."""
-    return CRS.from_user_input(str(geobox.crs))
+    read = np.stack(layers)
+    read[:, (read == 0).any(axis=0)] = 0
+    return read
 
 
 def _check_kind(address: str, dataset: DatasetReader) -> None:
@@ -216,40 +212,27 @@ def _check_kind(address: str, dataset: DatasetReader) -> None:
         )
 
 
-def _is_aligned(transform: Affine, crs: CRS, geobox: GeoBox) -> bool:
-    """Whether pixels of a source are pixels of the grid."""
-    if crs != _crs_of(geobox):
-        return False
-    grid = geobox.affine
-    growth = max(abs(transform.a / grid.a - 1), abs(transform.e / grid.e - 1))
-    shift = _pixel_at(grid, transform.c, transform.f)
-    is_same_size = growth * max(geobox.shape) < ALIGNED_PX
-    return is_same_size and all(abs(v - round(v)) < ALIGNED_PX for v in shift)
-
-
-def _pixel_at(transform: Affine, x: float, y: float) -> tuple[float, float]:
-    """Column and row of a point, from the upper left corner of a grid that is not turned."""
-    return (x - transform.c) / transform.a, (y - transform.f) / transform.e
-
-
 def _overview_level(dataset: DatasetReader, geobox: GeoBox) -> int | None:
-    """Coarsest overview that is at least as fine as the grid; None for the image itself."""
-    ratio = abs(geobox.affine.a / dataset.transform.a) * (1 + ALIGNED_PX)
-    levels = [i for i, factor in enumerate(dataset.overviews(1)) if factor <= ratio]
+    """Coarsest overview that is finer than the grid by far; None for the image itself."""
+    ratio = abs(geobox.affine.a / dataset.transform.a)
+    if ratio <= FULL_RATIO * (1 + ALIGNED_PX):
+        return None
+    limit = ratio / OVERVIEW_RATIO * (1 + ALIGNED_PX)
+    levels = [i for i, factor in enumerate(dataset.overviews(1)) if factor <= limit]
     return levels[-1] if levels else None
 
 
 def _read_part(dataset: DatasetReader, geobox: GeoBox) -> SourceWindow | None:
     """Read the pixels under a grid, with a margin unless they lie on it."""
-    is_aligned = _is_aligned(dataset.transform, dataset.crs, geobox)
-    margin = 0 if is_aligned else MARGIN_PX
+    on_grid = is_aligned(dataset.transform, dataset.crs, geobox)
+    margin = 0 if on_grid else MARGIN_PX
     bounds = geobox.boundingbox
     edges = (bounds.left, bounds.bottom, bounds.right, bounds.top)
-    if dataset.crs != _crs_of(geobox):
-        edges = transform_bounds(_crs_of(geobox), dataset.crs, *edges, densify_pts=21)
+    if dataset.crs != crs_of(geobox):
+        edges = transform_bounds(crs_of(geobox), dataset.crs, *edges, densify_pts=21)
     own = dataset.transform
-    left, top = _pixel_at(own, edges[0], edges[3])
-    right, bottom = _pixel_at(own, edges[2], edges[1])
+    left, top = pixel_at(own, edges[0], edges[3])
+    right, bottom = pixel_at(own, edges[2], edges[1])
     first_column = max(int(np.floor(left + ALIGNED_PX)) - margin, 0)
     first_row = max(int(np.floor(top + ALIGNED_PX)) - margin, 0)
     last_column = min(int(np.ceil(right - ALIGNED_PX)) + margin, dataset.width)

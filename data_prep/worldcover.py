@@ -15,6 +15,7 @@ import rasterio
 import requests
 import shapely
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
@@ -33,8 +34,12 @@ WATER = 80
 SQUARE_DEG = 3
 """Side of a file."""
 LAT_RANGE = (-60, 84)
-"""Files lie between these latitudes. There, one that does not exist is open sea; beyond, nothing is
-known."""
+"""Files lie between these latitudes. There, one that does not exist is open sea, and so is what a
+file has no data of, some way off the coast; beyond, nothing is known."""
+INLAND_LAND_MIN = 0.999
+"""Around a place with this much land there is no open sea: no data is a hole in the map."""
+INLAND_DEG = 1.0
+"""Side of the surroundings that are looked at."""
 LAND_MIN = 0.02
 """A square with a larger part of land has a file: if it is not found, the address is wrong."""
 EDGE_DEG = 0.001
@@ -80,7 +85,7 @@ def read_worldcover(
             notes.append(f"{name} does not exist: its part of the tile is taken as sea")
             found = _sea(place, south, west)
         labels = np.where(labels == NODATA, found, labels)
-    return labels, notes
+    return _with_open_sea(labels, place, notes)
 
 
 def file_name(south: int, west: int, *, year: int) -> str:
@@ -217,6 +222,35 @@ def _refuse_if_land(south: int, west: int, *, root: str, name: str) -> None:
             f"{root} has no {name}, though {land:.0%} of its square is land. Expected the maps of "
             "ESA WorldCover by their own names; check land_cover.url."
         )
+
+
+def _with_open_sea(labels: Labels, place: Place, notes: list[str]) -> tuple[Labels, list[str]]:
+    """Labels with water for no data where sea may be, and what was assumed."""
+    rows, columns = np.nonzero(labels == NODATA)
+    if not len(rows):
+        return labels, notes
+    step = _sample_transform(place)
+    x, y = step.c + step.a * (columns + 0.5), step.f + step.e * (rows + 0.5)
+    _, lat = Transformer.from_crs(place.crs, "EPSG:4326", always_xy=True).transform(x, y)
+    is_mapped = (lat >= LAT_RANGE[0]) & (lat < LAT_RANGE[1])
+    filled, notes = labels.copy(), [*notes]
+    if is_mapped.any() and _is_inland(place):
+        notes.append("a part is not known: it has no data, and no sea is near")
+    elif is_mapped.any():
+        filled[rows[is_mapped], columns[is_mapped]] = WATER
+        part = is_mapped.sum() / labels.size
+        notes.append(f"{part:.1%} of the tile is without data and taken as open sea")
+    if not is_mapped.all():
+        notes.append("beyond 60° S and 84° N nothing is known")
+    return filled, notes
+
+
+def _is_inland(place: Place) -> bool:
+    """Whether a tile and its surroundings are land alone, as far as the coarse table knows."""
+    height_deg = place.size_px * place.resolution_m / METRES_PER_DEG
+    width_deg = height_deg / max(math.cos(math.radians(place.lat)), 0.01)
+    extent = (max(height_deg, INLAND_DEG), max(width_deg, INLAND_DEG))
+    return open_normals().land_frac(place.lat, place.lon, extent) >= INLAND_LAND_MIN
 
 
 def _sea(place: Place, south: int, west: int) -> Labels:

@@ -6,7 +6,9 @@ JSON object and nothing else; progress always goes to stderr.
 Longer than the budget because the help of every option stands here, beside the option.
 """
 
+import errno
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -20,6 +22,7 @@ from ecomap.errors import EcomapError
 from ecomap.schema import CLIMATE, LandCover
 
 EXIT_FAILURES, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Door(TyperGroup):
@@ -32,10 +35,11 @@ class Door(TyperGroup):
         except EcomapError as error:
             self._leave(f"error: {error}", EXIT_BAD_INPUT)
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in DISK_ERRORS:
                 raise
-            message = f"error: {error.filename} cannot be used: {error.strerror}."
-            self._leave(message, EXIT_BAD_INPUT)
+            where = error.filename or "the output folder"
+            hint = " Free space; the same command goes on." if error.errno in DISK_ERRORS else ""
+            self._leave(f"error: {where} cannot be used: {error.strerror}.{hint}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             message = (
                 "interrupted. The same command goes on with a training, an import or a "
@@ -207,7 +211,7 @@ def _prepare(verb: str, config: Path, overrides: list[str] | None, as_json: bool
     from ecomap.config import load_config
 
     settings = load_config(config, PrepConfig, overrides or ())
-    with _steps_progress() as progress:
+    with _steps_progress() as progress, _patient_interrupt():
         result = getattr(pipeline, verb)(settings, progress=progress)
     _finish(result, as_json)
 
@@ -382,6 +386,22 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def _patient_interrupt() -> Iterator[None]:
+    """Say at the first Ctrl-C what is waited for; the second one does not wait."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        typer.echo("stopping: tiles under way are finished; Ctrl-C again stops at once", err=True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _steps_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each step on stderr, as a function of (step, done, total)."""
     from rich.console import Console
@@ -405,6 +425,8 @@ def _steps_progress() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar, redirect_stdout(sys.stderr):
 
         def show(step: str, done: int, total: int) -> None:
+            if total == 0:
+                return
             if step not in bars:
                 bars[step] = bar.add_task(step.replace("_", " "), total=total)
             bar.update(bars[step], completed=done, total=total)

@@ -239,6 +239,8 @@ class TileRecord(BaseModel):
     """Version of the agency's processing, such as ``05.09``."""
     digital_number_offset: int | None = None
     """What was added to the scene's digital numbers, already applied in the frame."""
+    digital_number_offset_confidence: Literal["high", "medium", "low"] | None = None
+    """How far the source can be trusted to need that offset."""
     bands: tuple[str, ...] = ()
     """Bands of a 16-bit frame in their order, such as ``B04``; empty for 8-bit RGB."""
     reflectance_range: tuple[float, float] | None = None
@@ -247,9 +249,9 @@ class TileRecord(BaseModel):
     land_cover: LandCover | None = None
     """Majority IGBP class of the tile."""
     land_cover_frac: float | None = Field(default=None, ge=0, le=1)
-    """Fraction of the tile that the evidence for this class covers (purity), [0, 1]."""
+    """Fraction of the tile that has this class (purity), [0, 1]."""
     land_cover_fracs: tuple[float, ...] | None = None
-    """Fractions of the tile by IGBP code 1 to 17, where known."""
+    """Fractions of the tile by IGBP code 1 to 17; what is missing to 1 is not known."""
     land_cover_source: str | None = None
     """Map and year that the class comes from."""
     land_frac: float | None = Field(default=None, ge=0, le=1)
@@ -476,7 +478,7 @@ def read_dataset(folder: Path) -> list[TileRecord]:
     if not path.is_file():
         raise DataError(
             f"{path} does not exist. Expected a dataset folder with {RECORDS_FILE}; make one with "
-            "'ecomap data import'."
+            "'ecomap data import' or 'ecomap prep build'."
         )
     version = read_summary(path.parent).get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:

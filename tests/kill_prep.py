@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SMALL = ("first_month=2023-08", "grid.spacing_km=16", "engine.num_threads=4")
 """A region of a few places in one month: most of a run is the start of Python."""
 POLL_S = 0.002
 PAUSE_S = 0.05
-"""Longest time between a moment and the kill, drawn at random: it strikes between files and in them."""
+"""Longest time between a moment and the kill: drawn at random, it strikes in files and between."""
 LIMIT_S = 240.0
 """A run that takes longer hangs."""
 
@@ -66,6 +67,8 @@ MOMENTS = (
     Moment("report", "report/climate.png", is_anew=True),
     Moment("report", "report/index.html", is_anew=True),
 )
+EVERY_FETCH = Moment("fetch", "config.yaml", is_anew=True)
+"""Early in every run that finds a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +111,8 @@ def finish(run: subprocess.Popen[str]) -> str:
 def kill(run: subprocess.Popen[str]) -> bool:
     """Kill a run and its workers; whether there was something to kill."""
     is_running = run.poll() is None
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     run.communicate(timeout=LIMIT_S)
     return is_running
 
@@ -173,30 +174,38 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def kill_and_compare(
-    moments: Sequence[Moment], world: LocalWorld, folder: Path, *, seed: int = 0
+    moments: Sequence[Moment],
+    overrides: Sequence[str],
+    *,
+    whole: Path,
+    output: Path,
+    seed: int = 0,
 ) -> tuple[list[Kill], list[str]]:
     """Kill a run at each moment, let it finish, and compare it with one that was left alone.
 
-    Both folders have the same name, which is the title of the report.
+    A moment that an earlier run had passed when it was killed becomes `EVERY_FETCH`.
+
+    Args:
+        moments: In the order in which a run reaches them.
+        overrides: Where the services are.
+        whole: Folder of the run in peace; the last part of its name is the title of the report,
+            so that ``output`` must have the same.
+        output: Folder of the runs that are killed.
+        seed: Decides the pauses between moments and kills.
+
+    Returns:
+        What the kills left, and `differences`.
     """
     draw = random.Random(seed)
-    whole, killed = folder / "whole" / "dataset", folder / "killed" / "dataset"
-    finish(start(whole, world.overrides))
-    assert (whole / "report" / "report.json").is_file(), "the run in peace left no report"
-    before, begin = contents(whole), time.monotonic()
-    finish(start(whole, world.overrides))
-    again_s = time.monotonic() - begin
-    assert contents(whole) == before, "a second run changed the dataset"
     kills = []
     for moment in moments:
         number = max(1, round(moment.share * count(whole, moment)))
-        is_past = count(killed, moment) >= number and not moment.is_anew
-        pause_s = (
-            draw.uniform(0.3 * again_s, 0.9 * again_s) if is_past else draw.uniform(0, PAUSE_S)
-        )
-        kills.append(kill_at(moment, killed, world.overrides, number=number, pause_s=pause_s))
-    finish(start(killed, world.overrides))
-    return kills, differences(whole, killed)
+        is_past = count(output, moment) >= number and not moment.is_anew
+        chosen, number = (EVERY_FETCH, 1) if is_past else (moment, number)
+        pause_s = draw.uniform(0, PAUSE_S)
+        kills.append(kill_at(chosen, output, overrides, number=number, pause_s=pause_s))
+    finish(start(output, overrides))
+    return kills, differences(whole, output)
 
 
 def count(folder: Path, moment: Moment) -> int:
@@ -216,7 +225,15 @@ def main() -> int:
         LocalWorld(options.items, Path(scratch)) as world,
     ):
         folder = options.output or Path(scratch)
-        kills, differing = kill_and_compare(MOMENTS, world, folder, seed=options.seed)
+        whole, output = folder / "whole" / "dataset", folder / "killed" / "dataset"
+        finish(start(whole, world.overrides))
+        kills, differing = kill_and_compare(
+            MOMENTS, world.overrides, whole=whole, output=output, seed=options.seed
+        )
+        before = contents(output)
+        finish(start(output, world.overrides))
+        again = contents(output)
+        differing += [f"{n} after another run: differs" for n in before if again[n] != before[n]]
         for number, one in enumerate(kills, 1):
             hit = "killed" if one.is_hit else "had ended"
             left = f", left {', '.join(one.leftovers)}" if one.leftovers else ""
@@ -224,7 +241,7 @@ def main() -> int:
                 f"{number:2d} {one.moment.step:6s} {one.moment.pattern:25s} {hit} after "
                 f"{one.after_s:5.1f} s with {one.num_files} files{left}"
             )
-        num_files = len(contents(folder / "whole" / "dataset"))
+        num_files = len(before)
     num_hits = sum(one.is_hit for one in kills)
     print(f"{num_hits} runs killed; {num_files} files, {len(differing)} of them differ.")
     print("\n".join(differing), end="\n" if differing else "")

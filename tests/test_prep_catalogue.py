@@ -23,6 +23,7 @@ from data_prep.catalogue import (
 )
 from data_prep.place import Place
 from data_prep.prep_config import ImageryConfig, month_range
+from data_prep.scenes import SceneRefused, scene_of
 from ecomap.errors import DataError, RequestError
 from tests.fake_scenes import write_scene
 from tests.stac_server import StacServer
@@ -78,7 +79,7 @@ def server(folder):
 def test_items_show_a_place_in_a_month_and_are_sorted(server):
     config = make_config(server)
     found = search([make_place()], AUGUST, config)
-    assert ids(found) == ["clear", "hazy"]
+    assert ids(found) == ["clear", "hazy", "untold"]
     assert found[0]["assets"]["red"]["href"] == server.data_url("clear/B04.tif")
     assert ids(search([make_place()], ["2023-07"], config)) == ["july"]
     assert ids(search([make_place(left=563000.0)], AUGUST, config)) == ["beside"]
@@ -86,21 +87,61 @@ def test_items_show_a_place_in_a_month_and_are_sorted(server):
     assert search([], AUGUST, config) == search([make_place()], [], config) == []
 
 
-def test_cloud_is_filtered_by_the_service_where_it_can_else_here(server, folder):
-    strict = make_config(server, max_scene_cloud_frac=0.5)
-    assert ids(search([make_place()], AUGUST, strict)) == ["clear"]
-    assert server.requests[-1].body["query"] == {"eo:cloud_cover": {"lte": 50.0}}
-    with StacServer(folder, has_query=False) as simple:
-        strict = make_config(simple, max_scene_cloud_frac=0.5)
-        assert ids(search([make_place()], AUGUST, strict)) == ["clear", "untold"]
-        assert "query" not in simple.requests[-1].body
+PASSES = {
+    f"202308{day:02d}": {
+        "acquired": f"2023-08-{day:02d}T09:57:57Z",
+        "datatake": f"202308{day:02d}T095031_042547",
+        "datastrip": f"202308{day:02d}T095630",
+    }
+    for day in (1, 11)
+}
 
 
-def test_items_of_unknown_cloud_are_kept_where_no_filter_is_sent(server):
-    everything = make_config(server, max_scene_cloud_frac=1.0)
-    assert ids(search([make_place()], AUGUST, everything)) == ["clear", "hazy", "untold"]
-    generic = make_config(server, provider="stac-api", max_scene_cloud_frac=0.5)
-    assert ids(search([make_place()], AUGUST, generic)) == ["clear", "untold"]
+@pytest.fixture(scope="module")
+def seam(tmp_path_factory) -> Path:
+    """Two squares side by side in two passes; three of the four are cloudy."""
+    folder = tmp_path_factory.mktemp("seam")
+    cloud = {("20230801", "W"): 20.0, ("20230801", "E"): 95.0}
+    for day, changes in PASSES.items():
+        for side, left in (("W", 560000), ("E", 562560)):
+            write_scene(folder, item_id=f"{day}{side}", left=left, top=5160000, size_px=256,
+                        mgrs=f"33T{side}M", cloud_cover=cloud.get((day, side), 95.0),
+                        **changes)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["earth-search", "stac-api", "static-catalog"])
+def test_cloud_is_judged_by_pass_and_place(kind, seam):
+    on_the_seam, in_the_east = make_place("s", left=562300.0), make_place("e", left=563500.0)
+    with StacServer(seam, max_page=2) as server:
+        url = server.catalog_url if kind == "static-catalog" else server.url
+        config = make_config(server, provider=kind, url=url, max_scene_cloud_frac=0.9)
+        both = ["20230801E", "20230801W"]
+        assert ids(search([on_the_seam], AUGUST, config)) == both
+        assert ids(search([on_the_seam, in_the_east], AUGUST, config)) == both
+        assert search([in_the_east], AUGUST, config) == []
+        anything = config.model_copy(update={"max_scene_cloud_frac": 0.95})
+        assert ids(search([in_the_east], AUGUST, anything)) == ["20230801E", "20230811E"]
+        assert all("query" not in (r.body or {}) for r in server.requests)
+
+
+def test_scenes_of_unknown_cloud_are_kept(server):
+    strict = make_config(server, max_scene_cloud_frac=0)
+    assert ids(search([make_place(left=563000.0)], AUGUST, strict)) == ["beside"]
+    assert ids(search([make_place()], AUGUST, strict)) == ["clear", "hazy", "untold"]  # one pass
+
+
+def test_items_whose_files_lie_in_a_bucket_are_refused_by_name(tmp_path):
+    item = write_scene(tmp_path, item_id="a", left=560000, top=5160000)
+    scene_of(item, "earth-search")
+    item["assets"]["scl"]["href"] = "s3://eodata/a/SCL.jp2"
+    with pytest.raises(SceneRefused, match=r"s3://eodata/a/SCL\.jp2.*not supported") as raised:
+        scene_of(item, "earth-search")
+    assert raised.value.reason == "unsupported_address"
+    item["assets"]["SCL"] = {"href": "https://mirror/a/SCL.tif"}  # another name of the band
+    assert scene_of(item, "earth-search").assets["SCL"] == "https://mirror/a/SCL.tif"
+    item["assets"]["nir"]["href"] = "s3://eodata/a/B08.jp2"  # not every tile needs it
+    assert scene_of(item, "earth-search").assets["B08"] == "s3://eodata/a/B08.jp2"
 
 
 def test_neighbours_share_a_search_and_years_do_not(server):
@@ -127,10 +168,10 @@ def test_clusters_are_squares_of_the_configured_side(server):
     places = [make_place("a", lat=46.6, lon=15.8), make_place("b", lat=46.6, lon=16.1)]
     search(places, AUGUST, make_config(server, cluster_deg=1))
     assert len({json.dumps(r.body["intersects"]) for r in server.requests if r.body}) == 1
-    assert server.count("search") == 2
+    assert server.count("search") == 2 * 2  # of two pages each
     server.reset()
     search(places, AUGUST, make_config(server, cluster_deg=20))
-    assert server.count("search") == 1
+    assert server.count("search") == 2
 
 
 def test_the_searched_area_is_the_box_around_the_places(server):
@@ -162,7 +203,7 @@ def test_a_place_across_the_antimeridian_is_searched_on_both_sides(tmp_path):
 
 
 def test_collection_of_the_config_replaces_the_providers_own(server):
-    assert ids(search([make_place()], AUGUST, make_config(server))) == ["clear", "hazy"]
+    assert ids(search([make_place()], AUGUST, make_config(server))) == ["clear", "hazy", "untold"]
     assert server.requests[-1].body["collections"] == ["sentinel-2-l2a"]
     assert search([make_place()], AUGUST, make_config(server, collection="other")) == []
     assert server.requests[-1].body["collections"] == ["other"]
@@ -195,8 +236,8 @@ def test_a_stall_is_given_up_and_tried_again(server):
     start = time.perf_counter()
     found = search([make_place()], AUGUST, make_config(server, timeout_s=0.3))
     assert time.perf_counter() - start < 10
-    assert ids(found) == ["clear", "hazy"]
-    assert server.count("search") == 2
+    assert ids(found) == ["clear", "hazy", "untold"]
+    assert server.count("search") == 3  # one more for the second page
 
 
 def test_endless_stalls_are_not_tried_more_often_than_asked(server):
@@ -208,7 +249,8 @@ def test_endless_stalls_are_not_tried_more_often_than_asked(server):
 
 def test_the_root_is_tried_again_too(server):
     server.add_fault("^/$", 503)
-    assert ids(search([make_place()], AUGUST, make_config(server))) == ["clear", "hazy"]
+    found = search([make_place()], AUGUST, make_config(server))
+    assert ids(found) == ["clear", "hazy", "untold"]
 
 
 @pytest.mark.parametrize(

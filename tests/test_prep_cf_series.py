@@ -207,6 +207,53 @@ def test_bounds_decide_where_stamps_are_the_end_of_the_month(tmp_path):
     assert months["2001-12"] == pytest.approx(270 + 11 - 273.15)
 
 
+def test_stamps_that_leave_the_month_open_are_told(tmp_path):
+    start = write(tmp_path / "s.nc", monthly(270.0 + np.arange(24)))  # as ERA5's, 00:00
+    months, attributes = read(start)
+    assert months["2001-02"] == pytest.approx(271 - 273.15)
+    key, said = f"{T}.assumed_month_of_stamp", "the month that begins at the stamp"
+    assert attributes[key].startswith(said)
+    assert "February" not in attributes[key]
+    ends = monthly(270.0 + np.arange(24)).isel(time=slice(1, 13))  # February to January
+    months, attributes = read(write(tmp_path / "e.nc", ends))
+    assert (min(months), max(months)) == ("2001-02", "2002-01")
+    assert attributes[key].endswith(
+        "from February to January, as stamps at the end of months would"
+    )
+    for stamp in (2, 16, 28):
+        path = write(tmp_path / f"{stamp}.nc", monthly([280.0] * 12, stamp=stamp))
+        assert key not in read(path)[1]
+    late = monthly([280.0] * 12)
+    late = late.assign_coords(time=("time", late["time"].values + 0.25, late["time"].attrs))
+    assert key not in read(write(tmp_path / "l.nc", late))[1]  # 06:00 of the first
+    assert key not in read(write(tmp_path / "d.nc", dataset([280.0] * 31)))[1]
+
+
+def stamped_at_ends(data: xr.Dataset, *, with_bounds: bool) -> xr.Dataset:
+    starts = data["time"].values
+    ends = np.append(starts[1:], starts[-1] + 31)
+    data = data.assign_coords(time=("time", ends, data["time"].attrs))
+    if with_bounds:
+        data["time"].attrs["bounds"] = "time_bnds"
+        data["time_bnds"] = (("time", "bnds"), np.stack([starts, ends], axis=1))
+    return data
+
+
+def test_bounds_of_one_file_count_though_another_has_none(tmp_path):
+    values = monthly(270.0 + np.arange(24))
+    first = stamped_at_ends(values.isel(time=slice(0, 12)), with_bounds=True)
+    paths = [
+        write(tmp_path / "a.nc", first),
+        write(tmp_path / "b.nc", values.isel(time=slice(12, 24))),
+    ]
+    for order in (paths, paths[::-1]):
+        months, attributes = read(order)
+        assert list(months.values()) == pytest.approx(list(270 - 273.15 + np.arange(24)))
+        assert min(months) == "2001-01"
+        assert f"{T}.assumed_month_of_stamp" in attributes
+    assert f"{T}.assumed_month_of_stamp" not in read(paths[0])[1]
+
+
 def test_a_single_month_is_known_by_its_bounds_or_frequency(tmp_path):
     alone = monthly([280.0])
     with pytest.raises(DataError, match="single time and no bounds"):
@@ -405,8 +452,75 @@ def test_fill_values_are_none(tmp_path):
 
 def test_a_cell_without_values_is_refused(tmp_path):
     path = write(tmp_path / "sea.nc", monthly([np.nan] * 12))
-    with pytest.raises(DataError, match=r"no complete month .* land models"):
+    with pytest.raises(DataError, match=r"no complete month .* beside it; land models"):
         read(path)
+
+
+def coast(values, *, known) -> xr.Dataset:
+    """A file whose cells have no values but for some, by (row, column)."""
+    data = monthly(values)
+    is_known = np.zeros((3, 4), bool)
+    is_known[tuple(np.transpose(known))] = True
+    data["tas"] = data["tas"].where(xr.DataArray(is_known, dims=("lat", "lon")))
+    data["tas"].attrs = {"units": "K"}
+    return data
+
+
+def test_a_cell_in_the_sea_has_the_climate_of_the_nearest_beside_it(tmp_path):
+    # Around (41, 14): (41, 12) is 168 km away, (42, 14) 111 km, (42, 16) more than either.
+    data = coast(280.0 + np.arange(12), known=[(1, 1), (2, 2), (2, 3)])
+    data["tas"].values[:, 1, 1], data["tas"].values[:, 2, 2] = 290.0, 285.0
+    path = write(tmp_path / "c.nc", data)
+    with open_cf(path) as climate:
+        cell = climate.cell_of(41.2, 13.6)
+        series = climate.series(41.2, 13.6)
+        assert (series.cell_id, series.lat, series.lon) == cell == ("n41.0000_e014.0000", 41, 14)
+        assert series.value(T, "2001-03") == pytest.approx(285 - 273.15)
+        assert series.attributes["nearest_known_cell"] == "n42.0000_e014.0000, 111.2 km away"
+        assert series.attributes[f"{T}.cell"] == "n42.0000_e014.0000"
+        assert "nearest_known_cell" not in climate.series(42, 14).attributes
+        assert climate.series(41, 10).value(T, "2001-01") == pytest.approx(290 - 273.15)
+        assert climate.series(40, 10).value(T, "2001-01") == pytest.approx(290 - 273.15)
+
+
+def test_only_cells_that_touch_speak_for_one_without_values(tmp_path):
+    data = coast([280.0] * 12, known=[(1, 0)])
+    data["tas"].values[:, 1, 0] = 285.0
+    with open_cf(write(tmp_path / "c.nc", data)) as climate:
+        assert "nearest_known_cell" in climate.series(40, 12).attributes
+        with pytest.raises(DataError, match="no complete month"):
+            climate.series(41, 14)
+
+
+def test_a_cell_with_some_values_speaks_for_itself(tmp_path):
+    values = np.full(59, np.nan)
+    values[:20] = 280.0  # no complete month
+    data = dataset(values)
+    beside = dataset([290.0] * 59)["tas"].values[:, 1, 2]
+    data["tas"].values[:, [0, 2], :] = beside[:, None, None]
+    path = write(tmp_path / "c.nc", data)
+    with open_cf(path) as climate, pytest.raises(DataError, match="no complete month"):
+        climate.series(41, 14)
+    with open_cf(path) as climate:
+        assert climate.series(42, 14).value(T, "2001-01") == pytest.approx(16.85)
+
+
+def test_cells_beside_the_antimeridian_touch(tmp_path):
+    lon = list(np.arange(0, 360, 90.0))
+    grid = Grid(np.array([-1.0, 0, 1]), np.array(lon), ("lat",), ("lon",), "x")
+    names = {cell.cell_id for cell in grid.around(grid.nearest(1, -90))}
+    assert names == {
+        "n00.0000_e000.0000", "n00.0000_w090.0000", "n00.0000_w180.0000",
+        "n01.0000_e000.0000", "n01.0000_w180.0000",
+    }  # fmt: skip
+
+
+def test_stations_have_no_cells_beside_them(tmp_path):
+    data = stations([np.nan] * 12)
+    data["tas"].values[:, 0] = 280.0
+    path = write(tmp_path / "s.nc", data)
+    with open_cf(path) as climate, pytest.raises(DataError, match="no complete month"):
+        climate.series(52.1, -106.7)
 
 
 # Finding variables, files and formats
@@ -424,6 +538,63 @@ def test_a_daily_maximum_is_not_taken_for_the_mean_unless_it_is_chosen(tmp_path)
     assert read(write(tmp_path / "y.nc", both))[0]["2001-03"] == pytest.approx(16.85)
     with pytest.raises(RequestError, match="no climate variable 'heat'"):
         open_cf(path, variables={"heat": "tasmax"})
+
+
+def test_a_file_that_gives_nothing_is_named(tmp_path):
+    paths = [
+        write(tmp_path / "t.nc", monthly([280.0] * 12)),
+        write(tmp_path / "rain.nc", monthly([3.0] * 12, name="rain", units="mm/day")),
+    ]
+    with pytest.raises(DataError, match=r"rain.nc has no .* variables are rain\. .*such as \{temp"):
+        open_cf(paths)
+    with open_cf(paths, variables={P: "rain"}) as climate:
+        assert climate.names == (T, P)
+        assert climate.series(41, 14).value(P, "2001-01") == 3.0
+    with pytest.raises(DataError, match=r"variables are tas\. temperature_c is to be tg\."):
+        open_cf(paths[0], variables={T: "tg"})
+
+
+def test_a_choice_that_no_file_has_is_refused(tmp_path):
+    path = write(tmp_path / "t.nc", monthly([280.0] * 12))
+    with pytest.raises(DataError, match=r"No file has 'rain', .* precipitation_mm_day; .*t\.nc"):
+        open_cf(path, variables={P: "rain"})
+
+
+def eobs_rain(**attributes) -> xr.Dataset:
+    standard = {"standard_name": "thickness_of_rainfall_amount"}
+    return dataset([3.0] * 31, name="rr", units="mm", attributes=standard | attributes)
+
+
+def test_eobs_is_found_by_its_names(tmp_path):
+    paths = [
+        write(tmp_path / "rr.nc", eobs_rain()),
+        write(tmp_path / "tg.nc", dataset([10.0] * 31, name="tg", units="Celsius")),
+        write(
+            tmp_path / "qq.nc",
+            dataset(
+                [100.0] * 31, name="qq", units="W/m2",
+                attributes={"standard_name": "surface_downwelling_shortwave_flux_in_air"},
+            ),
+        ),
+    ]  # fmt: skip
+    with open_cf(paths) as climate:
+        series = climate.series(41, 14)
+    assert {name: series.value(name, "2001-01") for name in (T, P, S)} == pytest.approx(
+        {T: 10.0, P: 3.0, S: 8.64}
+    )
+
+
+def test_rain_of_other_data_sets_is_no_precipitation(tmp_path):
+    other = eobs_rain().rename(rr="rainfall")
+    with pytest.raises(DataError, match="variables are rainfall"):
+        open_cf(write(tmp_path / "a.nc", other))
+    unnamed = eobs_rain(standard_name="rainfall_flux")
+    with pytest.raises(DataError, match="variables are rr"):
+        open_cf(write(tmp_path / "b.nc", unnamed))
+    total = dataset(
+        [5.0] * 31, name="all", units="mm", attributes={"standard_name": "precipitation_amount"}
+    )
+    assert read(write(tmp_path / "c.nc", xr.merge([eobs_rain(), total])), P)[0]["2001-01"] == 5.0
 
 
 def test_two_variables_of_one_standard_name_need_a_choice(tmp_path):
@@ -664,6 +835,12 @@ def test_a_zarr_store_is_read_in_the_chunks_of_the_cell_alone(tmp_path, zarr_for
     months, attributes = read([path, whole])
     assert None not in months.values()
     assert attributes[f"{T}.num_missing_chunks"] == "1"
+    needed[1].unlink()  # its neighbours have values, yet do not speak for what was lost
+    for chunk in chunks:
+        if str(chunk).endswith((".1.1", "/1/1")):
+            chunk.write_bytes(b"")
+    with pytest.raises(DataError, match="no complete month"):
+        read(path)
     needed[1].write_bytes(b"garbage")
     with pytest.raises(DataError, match="cannot be read at"):
         read(path)

@@ -233,6 +233,45 @@ def test_the_horizon_must_lie_on_the_grid_of_the_baseline(tmp_path, scenario):
         compute_delta(config, 50.0, 10.0)
 
 
+def test_a_scenario_says_which_variables_to_take(tmp_path, scenario):
+    renamed = []
+    for path in (*scenario.historical_paths, *scenario.future_paths):
+        renamed.append(str(Path(path).with_suffix(".x.nc")))
+        with xr.open_dataset(path, decode_times=False, engine="h5netcdf") as data:
+            data.rename(pr="rain").to_netcdf(renamed[-1], engine="h5netcdf")
+    paths = {"historical_paths": tuple(renamed[:2]), "future_paths": tuple(renamed[2:])}
+    plain = scenario.model_copy(update=paths)
+    assert compute_delta(plain, 50, 10).changes[P] is None
+    chosen = plain.model_copy(update={"variables": ((P, "rain"),)})
+    assert compute_delta(chosen, 50, 10) == compute_delta(scenario, 50, 10)
+    with DeltaModel(plain, variables={P: "rain"}) as model:
+        assert model.delta_at(50, 10).changes[P] is not None
+
+
+def test_a_change_that_a_neighbour_speaks_for_is_noted(tmp_path, scenario):
+    for path in (*scenario.historical_paths, *scenario.future_paths):
+        with xr.open_dataset(path, decode_times=False, engine="h5netcdf") as data:
+            data = data.load()
+        for name in ("tas", "pr"):
+            both = data[name].values
+            shape = (both.shape[0], 3, 2)
+            full = np.full(shape, np.nan)
+            full[:, 1] = both[:, 0]
+            full[:, 1, 0] = np.nan
+            attributes = {"units": data[name].attrs["units"]}
+            data[f"{name}_"] = (("time", "row", "lon"), full, attributes)
+        data = data.drop_vars(["tas", "pr", "lat"]).rename(row="lat", tas_="tas", pr_="pr")
+        data = data.assign_coords(lat=("lat", [49.0, 50.0, 51.0]))
+        data.to_netcdf(path + "x", engine="h5netcdf")
+        Path(path + "x").replace(path)
+    delta = compute_delta(scenario, 50, 10)
+    assert delta.cell_id == "n50.0000_e010.0000"
+    assert [n for n in delta.notes if "no values" in n] == [
+        "The cell has no values; those of cell n50.0000_e012.0000, 142.9 km away, are taken."
+    ]
+    assert not any("no values" in note for note in compute_delta(scenario, 50, 12).notes)
+
+
 def test_a_model_is_opened_once_and_each_cell_read_once(scenario, monkeypatch):
     with DeltaModel(scenario) as model:
         first = model.delta_at(50.0, 10.3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data_prep.climate_series import ClimateSeries, read_series, write_series
 from data_prep.prep_config import month_range
 from ecomap.errors import DataError, RequestError
+from ecomap.schema import CLIMATE
 
 T, P = "temperature_c", "precipitation_mm_day"
 
@@ -39,6 +40,25 @@ def test_values_are_found_by_month_and_unknown_ones_are_none():
     assert made.value(T, "2018-10") is None  # just before: index -1 must not mean the last
     assert made.value(T, "2021-01") is None
     assert made.value(P, "2019-01") is None  # the source does not have it
+
+
+def test_months_that_are_not_known_are_named_for_each_variable_of_the_source():
+    name, other, lacking = CLIMATE
+    months = ("2020-11", "2020-12", "2021-01", "2021-02")
+    values = {name: (1.0, None, 3.0, 4.0), other: (None, 2.0, 0.0, 4.0)}
+    made = series(months=months, values=values)
+    assert made.unknown_months("2020-12", "2021-01") == {name: ("2020-12",), other: ()}
+    assert made.unknown_months("2020-10", "2020-11") == {
+        name: ("2020-10",),
+        other: ("2020-10", "2020-11"),
+    }
+    assert made.unknown_months("2021-02", "2021-04") == {
+        name: ("2021-03", "2021-04"),
+        other: ("2021-03", "2021-04"),
+    }
+    assert lacking not in made.unknown_months("2021-01", "2021-01")
+    with pytest.raises(RequestError, match="2021-02 to 2021-01 is empty"):
+        made.unknown_months("2021-02", "2021-01")
 
 
 def test_history_is_the_twelve_months_before_oldest_first():

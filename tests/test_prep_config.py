@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.prep_config import PrepConfig, month_range
-from ecomap.config import load_config
+from data_prep.prep_config import PrepConfig, month_range, resolved
+from ecomap.config import dump_config, load_config
 from ecomap.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -63,6 +63,63 @@ def test_scenarios_need_cells_and_names_of_their_own():
         config_of(f"scenarios=[{scenario()}]", "climate.source=none")
 
 
+CHOSEN = "{temperature_c: tasmax, precipitation_mm_day: rain}"
+
+
+def test_variables_of_climate_files_are_a_mapping_that_can_key_a_cache(tmp_path):
+    first = config_of(f"climate.variables={CHOSEN}")
+    again = config_of("climate.variables.precipitation_mm_day=rain",
+                      "climate.variables.temperature_c=tasmax")  # fmt: skip
+    assert first.climate == again.climate
+    assert hash(first.climate) == hash(again.climate)
+    assert first.climate != config_of().climate
+    assert dict(first.climate.variables) == {
+        "temperature_c": "tasmax",
+        "precipitation_mm_day": "rain",
+    }
+    assert dict(config_of().climate.variables) == {}
+    dump_config(first, tmp_path / "c.yaml")
+    assert "  variables:\n    precipitation_mm_day: rain\n" in (tmp_path / "c.yaml").read_text()
+    assert load_config(tmp_path / "c.yaml", PrepConfig) == first
+    assert PrepConfig.model_validate(first.model_dump()) == first
+    dump_config(config_of(), tmp_path / "d.yaml")
+    assert load_config(tmp_path / "d.yaml", PrepConfig) == config_of()
+
+
+def test_variables_of_scenarios_too_are_hashed_and_dumped(tmp_path):
+    text = f"scenarios=[{scenario()[:-1]}, variables: {{temperature_c: tasmax}}}}]"
+    config = config_of(text)
+    assert dict(config.scenarios[0].variables) == {"temperature_c": "tasmax"}
+    assert hash(config.scenarios[0]) == hash(config_of(text).scenarios[0])
+    assert config.model_dump(mode="json")["scenarios"][0]["variables"] == {
+        "temperature_c": "tasmax"
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{tas: tas}", r"climate\.variables is .*'tas' is no climate variable; choose of temp"),
+        ("{temperature_c: 5}", "needs the name that it has in the files"),
+        ("{temperature_c: ''}", "needs the name"),
+        ("{temperature_c: null}", "needs the name"),
+        ("tas", "must be a mapping such as"),
+        ("null", "must be a mapping such as"),
+    ],
+)
+def test_variables_that_cannot_be_are_refused(value, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(f"climate.variables={value}")
+
+
 def test_settings_can_key_a_cache():
     for section in ("climate", "imagery", "land_cover", "engine"):
         assert hash(getattr(config_of(), section)) == hash(getattr(config_of(), section))
+
+
+def test_whole_paths_are_made_of_local_ones_alone():
+    config = resolved(config_of("climate.source=cf", "climate.paths=[a.nc, s3://b/c.zarr]"))
+    assert config.output == Path.cwd() / "x"
+    assert config.climate.paths == (str(Path.cwd() / "a.nc"), "s3://b/c.zarr")
+    assert (config.imagery.url, config.land_cover.path) == (None, None)
+    assert resolved(config_of("imagery.url=https://x.org")).imagery.url == "https://x.org"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import engine
+from data_prep import engine, executors
 from data_prep.engine import Engine, batched, map_unordered
 from data_prep.prep_config import EngineConfig
 from data_prep.tasks import Task, read_outcome
@@ -80,11 +80,13 @@ def test_a_finished_run_does_nothing_again(tmp_path):
     states = run_tasks(
         tasks_in(tmp_path), square, tmp_path, config=config, progress=lambda *c: seen.append(c)
     )
-    assert not states
-    assert seen == [(20, 20)]
+    assert states == Counter(failed=1)  # what failed is tried again
+    assert seen[-1] == (20, 20)
     assert (tmp_path / "4.txt").stat().st_mtime_ns == before
     (tmp_path / "4.txt").unlink()
-    assert run_tasks(tasks_in(tmp_path), square, tmp_path, config=config) == Counter(done=1)
+    assert run_tasks(tasks_in(tmp_path), square, tmp_path, config=config) == Counter(
+        done=1, failed=1
+    )
 
 
 def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
@@ -211,9 +213,9 @@ def note_process(*, value, folder):
 
 def test_one_set_of_workers_does_all_steps_and_starts_when_it_is_needed(tmp_path, monkeypatch):
     opened = []
-    open_executor = engine.open_executor
+    open_executor = executors.open_executor
     monkeypatch.setattr(
-        engine,
+        executors,
         "open_executor",
         lambda *args, **options: opened.append(args) or open_executor(*args, **options),
     )
@@ -227,3 +229,67 @@ def test_one_set_of_workers_does_all_steps_and_starts_when_it_is_needed(tmp_path
             processes.add(read_outcome(tmp_path, task).result["process"])
     assert len(opened) == len(processes) == 1
     assert os.getpid() not in processes
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from data_prep.executors import open_executor
+if __name__ == "__main__":
+    with open_executor("processes", num_workers=1) as executor:
+        print(executor.submit(__import__("os").getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, script],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.time() + 20
+    while Path(f"/proc/{worker}").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT.replace("wait_long", "wait_very_long"))
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.time() + 60
+    while not list(tmp_path.glob("*.started")) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)  # tasks take two minutes
+
+
+def wait_very_long(*, value, folder):
+    Path(folder, f"{value}.started").touch()
+    time.sleep(120)
+    return square(value=value, folder=folder)
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
+    with pytest.raises(DataError, match="does not see"):
+        run_tasks(tasks_in(tmp_path), square, tmp_path / "absent", config=EngineConfig())

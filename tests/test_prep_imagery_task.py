@@ -11,6 +11,7 @@ import pytest
 import rasterio
 
 from data_prep import remote, second_look
+from data_prep.catalogue import search
 from data_prep.cog import read_cog
 from data_prep.imagery_task import TileResult, fetch_tile
 from data_prep.place import Place
@@ -262,14 +263,102 @@ def test_the_share_without_data_is_told_and_limited(world: World):
 
 
 def test_bands_may_lack_more_than_the_classes_say(world: World):
+    style: dict[str, Any] = {"provider_style": "planetary-computer", "baseline": "03.01"}
     bands = {band: np.full((SIZE_PX, SIZE_PX), value) for band, value in GREEN.items()}
     bands["B08"] = np.zeros((SIZE_PX, SIZE_PX))
     bands["B04"][:, :60] = bands["B03"][:, :60] = bands["B02"][:, :60] = 0
-    torn = world.scene("S2A", bands=bands)
-    result = world.fetch([torn])
+    torn = world.scene("S2A", bands=bands, **style)
+    result = world.fetch([torn], provider="planetary-computer")
     assert (result.state, result.reason, result.nodata_frac) == ("empty", "nodata", 1.0)
-    whole = world.scene("S2B", cloud_cover=50, **another_pass(20))
-    assert world.fetch([torn, whole]).items == ("S2B",)
+    whole = world.scene("S2B", cloud_cover=50, **style, **another_pass(20))
+    result = world.fetch([torn, whole], provider="planetary-computer")
+    assert result.items == ("S2B",)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_lake_that_the_provider_clipped_to_zero_stays(world: World, applied: bool):
+    bands = {band: np.full((SIZE_PX, SIZE_PX), value) for band, value in GREEN.items()}
+    bands["B08"][50:90, 30:70] = 0
+    for values in bands.values():
+        values[60, 40] = 0  # dark in all bands
+    result = world.fetch([world.scene("S2A", bands=bands, boa_offset_applied=applied)])
+    assert (result.state, result.nodata_frac) == ("done", 0)
+    assert (world.values[3, 10:50, 10:50] == 1).all()
+    assert world.values[:, 20, 20].tolist() == [1, 1, 1, 1]
+    assert world.values[:, 20, 21].tolist() == [400, 600, 300, 1]
+
+
+@pytest.mark.parametrize(("baseline", "value"), [("05.09", 400), ("03.01", 1400)])
+def test_zeros_of_untouched_products_are_missing(world: World, baseline: str, value: int):
+    bands = {band: np.full((SIZE_PX, SIZE_PX), 1400) for band in GREEN}
+    bands["B08"][60, 40] = 0
+    style: dict[str, Any] = {"provider_style": "planetary-computer", "baseline": baseline}
+    result = world.fetch([world.scene("S2A", bands=bands, **style)], provider="planetary-computer")
+    assert result.nodata_frac == round(1 / 64**2, 4)
+    assert world.values[:, 20, 20].tolist() == [0, 0, 0, 0]
+    assert world.values[:, 20, 21].tolist() == [value] * 4
+
+
+@pytest.mark.parametrize("kind", ["average", "cubic", "nearest"])
+def test_a_coarse_tile_is_counted_on_all_classes_and_made_of_all_pixels(world: World, kind: str):
+    rng = np.random.default_rng(0)
+    bands = {band: rng.integers(1, 4000, (1024, 1024)) for band in GREEN}
+    scl = rng.choice([4, 8, 11], (512, 512), p=[0.7, 0.2, 0.1])
+    scl[:, :10] = 6  # beside the tile
+    scene = world.scene("S2A", bands=bands, scl=scl, size_px=1024)
+    for path in sorted((world.folder / "S2A").glob("*.tif")):
+        with rasterio.open(path) as file:
+            values, profile = file.read(), file.profile
+        options = {"driver": "COG", "overview_resampling": kind, "blocksize": 128}
+        for name in ("tiled", "blockxsize", "blockysize", "interleave"):
+            del profile[name]
+        with rasterio.open(path, "w", **profile | options) as file:
+            file.write(values)
+    tile = place(20, 40, size_px=32, resolution_m=60)
+    result = world.fetch([scene], at=tile)
+    under = scl[20 : 20 + 96, 10 : 10 + 96]
+    assert result.cloud_frac == round(float((under == 8).mean()), 4)
+    assert result.snow_frac == round(float((under == 11).mean()), 4)
+    assert (result.state, result.nodata_frac) == ("done", 0)
+    for number, band in enumerate(("B04", "B03", "B02", "B08")):
+        blocks = bands[band][40 : 40 + 192, 20 : 20 + 192].reshape(32, 6, 32, 6)
+        exact = blocks.mean(axis=(1, 3))
+        assert np.abs(world.values[number] - exact).max() <= 0.5 + 1e-3
+
+
+def test_a_coarse_tile_checks_its_offset_where_classes_agree(world: World):
+    bands = {band: value + 1000 for band, value in GREEN.items()}
+    scene = world.scene("S2A", bands=bands, boa_offset_applied=False, size_px=1024)
+    result = world.fetch([scene], at=place(size_px=32, resolution_m=60))
+    assert (result.offset, result.flags) == (0, ("offset_suspect",))
+
+
+def test_a_result_names_its_bands_and_its_pixels(world: World):
+    first = world.fetch([world.scene("S2A")])
+    assert first.bands == ("B04", "B03", "B02", "B08")
+    other = world.fetch([world.scene("S2B", **another_pass(20))], at=place(30, 50))
+    assert other.pixels_sha256 == first.pixels_sha256
+    assert other.sha256 != first.sha256
+    assert len(first.pixels_sha256 or "") == 64
+    scene = world.scene("S2C", bands={**GREEN, "B04": 401}, **another_pass(21))
+    assert world.fetch([scene]).pixels_sha256 != first.pixels_sha256
+    fewer = world.fetch([scene], bands=("B03", "B02", "B04"))
+    assert fewer.bands == ("B03", "B02", "B04")
+    assert world.fetch([]).bands == ()
+    assert world.fetch([]).pixels_sha256 is None
+
+
+def test_all_squares_of_a_pass_are_used_if_one_is_clear_enough(world: World):
+    clear = world.scene("S2A_33TWL", mgrs="33TWL", cloud_cover=20)
+    cloudy = world.scene("S2A_33TXL", mgrs="33TXL", cloud_cover=95, left=LEFT + 2560)
+    seam = place(220, 10)
+    config = world.config.model_copy(update={"max_scene_cloud_frac": 0.9})
+    found = search([seam], [MONTH], config)
+    scenes = [scene_of(item, "earth-search") for item in found]
+    assert {scene.item_id for scene in scenes} == {clear.item_id, cloudy.item_id}
+    result = world.fetch(scenes, at=seam)
+    assert (result.state, result.nodata_frac) == ("done", 0)
+    assert set(result.items) == {"S2A_33TWL", "S2A_33TXL"}
 
 
 def test_cloud_is_judged_inside_the_tile(world: World):

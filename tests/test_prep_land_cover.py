@@ -271,19 +271,72 @@ def test_the_year_chooses_the_version(tmp_path: Path):
     assert "(2020)" in result.attribution
 
 
-def test_what_is_without_data_is_left_out_and_said(tmp_path: Path):
-    place = tile_at(46.5, 13.5)
-    border = int((13.5 + 180) * PIXELS_PER_DEG)
+def crops_east_of(lon: float, *, west: int = 0) -> Pattern:
+    """Crops from a meridian on, no data (or another code) before it."""
+    border = int((lon + 180) * PIXELS_PER_DEG)
+    return lambda r, c: np.where(c + 0 * r < border, west, 40).astype(np.uint8)
 
-    def half_known(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.where(columns + 0 * rows < border, 0, 40).astype(np.uint8)
 
-    write_square(tmp_path, 45, 12, half_known)
+def test_no_data_in_a_file_at_a_coast_is_open_sea(tmp_path: Path):
+    place = tile_at(45.0, 14.2)  # Istria
+    # 3072 of 5120 m west of the border: 0.039 degrees of longitude at this latitude.
+    border = 14.2 + (3072 - 2560) / (111_320 * np.cos(np.radians(45.0)))
+    write_square(tmp_path, 42, 12, crops_east_of(border))
+    write_square(tmp_path, 45, 12, crops_east_of(border))
     result = fetch_land_cover(place, config(tmp_path))
-    assert result.fracs == {IGBP.CROPLANDS: 1.0}
+    assert (result.land_cover, result.nodata_frac) == (IGBP.WATER_BODIES, 0)
+    assert result.land_frac == pytest.approx(0.4, abs=0.02)
+    assert result.source_fracs == {
+        "Cropland": pytest.approx(0.4, abs=0.02),
+        "Permanent water bodies": pytest.approx(0.6, abs=0.02),
+    }
+    assert result.land_cover_frac == pytest.approx(0.6, abs=1 / 11)
+    assert sum(result.fracs.values()) == pytest.approx(1)
+    assert result.note == (
+        f"{1 - (result.land_frac or 0):.1%} of the tile is without data and taken as open sea"
+    )
+
+
+def test_no_data_far_from_the_sea_is_a_hole_in_the_map(tmp_path: Path):
+    write_square(tmp_path, 45, 12, crops_east_of(13.5))  # Carinthia
+    result = fetch_land_cover(tile_at(46.5, 13.5), config(tmp_path))
     assert result.nodata_frac == pytest.approx(0.5, abs=0.02)
-    assert result.land_frac == 1
-    assert "without data is open sea" in result.note
+    assert result.fracs == {IGBP.CROPLANDS: 1 - (result.nodata_frac or 0)}
+    assert result.land_cover_frac == result.source_fracs["Cropland"] == result.fracs[IGBP.CROPLANDS]
+    assert result.land_frac is None
+    assert result.note == "a part is not known: it has no data, and no sea is near"
+
+
+def test_what_lies_beyond_the_map_is_no_sea(tmp_path: Path):
+    place = tile_at(-59.99, -45.5)  # 1112 m north of 60 degrees south; 1448 m are beyond
+    write_square(tmp_path, -60, -48, crops_east_of(-45.5))
+    labels, notes = read(place, tmp_path)
+    assert (labels[-140:] == 0).all()
+    assert 0 not in labels[: 512 - 160]
+    assert set(np.unique(labels)) == {0, 40, 80}
+    assert [note[-30:] for note in notes] == [
+        "without data and taken as open sea"[-30:],
+        "beyond 60° S and 84° N nothing is known"[-30:],
+    ]
+    result = fetch_land_cover(place, config(tmp_path))
+    assert result.nodata_frac == pytest.approx(1448 / 5120, abs=0.02)
+    assert sum(result.fracs.values()) == pytest.approx(1 - (result.nodata_frac or 0))
+    assert result.land_frac is None
+
+
+def test_land_is_told_where_little_is_unknown(tmp_path: Path):
+    place = tile_at(46.5, 13.5, size_px=500)
+    labels = np.full((500, 500), 4, np.uint8)
+    labels[:300] = 0  # water
+    labels[-100:] = 255  # a fifth: of the rest three quarters are water
+    path = write_labels(tmp_path / "fifth.tif", labels, place, nodata=255)
+    result = fetch_land_cover(place, dynamic_world(path))
+    assert result.nodata_frac == pytest.approx(0.2)
+    assert result.land_frac == pytest.approx(0.25)
+    assert result.source_fracs["Water"] == pytest.approx(0.6)
+    labels[-101] = 255
+    path = write_labels(tmp_path / "more.tif", labels, place, nodata=255)
+    assert fetch_land_cover(place, dynamic_world(path)).land_frac is None
 
 
 # ---- the sea, and addresses that lead nowhere
@@ -322,7 +375,7 @@ def test_beyond_the_map_nothing_is_known(tmp_path: Path):
     assert result.land_cover_frac is None
     assert result.fracs == {}
     assert result.nodata_frac == 1
-    assert "beyond 60° S" in result.note
+    assert result.note == "beyond 60° S and 84° N nothing is known"
 
 
 def test_a_corrupt_file_is_an_error(tmp_path: Path):
@@ -419,13 +472,13 @@ def test_dynamic_world_is_named_by_the_same_rules(tmp_path: Path):
     labels[-47:, :46] = 8  # snow fills the south-western cell
     path = write_labels(tmp_path / "dw.tif", labels, place, nodata=255)
     result = fetch_land_cover(place, dynamic_world(path, year=2019))
-    known = 512 * (512 - 187)
     assert result.land_cover == IGBP.CROPLANDS
-    assert result.fracs[IGBP.CROPLANDS] == pytest.approx(1 - 46 * 46 / known, rel=2e-3)
+    known = 1 - 187 / 512
+    assert result.fracs[IGBP.CROPLANDS] == pytest.approx(known - 46 * 46 / 512**2, rel=2e-3)
     assert list(result.fracs) == [IGBP.CROPLANDS, IGBP.SNOW_AND_ICE]
     assert result.source_fracs == {
-        "Crops": pytest.approx(1 - 47 * 46 / known),
-        "Snow and ice": pytest.approx(47 * 46 / known),
+        "Crops": pytest.approx(known - 47 * 46 / 512**2),
+        "Snow and ice": pytest.approx(47 * 46 / 512**2),
     }
     assert result.nodata_frac == pytest.approx(187 / 512)
     assert (result.source, result.version, result.year) == ("dynamicworld", "V1", 2019)
@@ -483,8 +536,9 @@ def test_modis_from_a_file_needs_no_other_names(tmp_path: Path):
     settings = LandCoverConfig(source="mcd12q1-geotiff", path=path, year=2015)
     result = fetch_land_cover(place, settings)
     assert result.land_cover == IGBP.SAVANNAS
-    assert result.land_cover_frac == pytest.approx(320 / 448, abs=1e-4)
-    assert result.land_frac == pytest.approx(320 / 448, abs=1e-4)
+    assert result.land_cover_frac == pytest.approx(320 / 512, abs=1e-4)
+    assert sum(result.fracs.values()) == pytest.approx(448 / 512, abs=1e-4)
+    assert result.land_frac == pytest.approx(320 / 448, abs=1e-4)  # an eighth is fill
     assert result.nodata_frac == pytest.approx(64 / 512, abs=1e-4)
     assert result.source_fracs == {}
     assert (result.source, result.version, result.year) == ("mcd12q1-geotiff", None, 2015)

@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from typer.testing import CliRunner
 from data_prep import pipeline, steps
 from data_prep.check import check_dataset
 from data_prep.manifest import read_manifest
+from data_prep.place import write_places
 from data_prep.prep_config import PrepConfig
 from ecomap.cli import app
 from ecomap.config import load_config
 from ecomap.errors import DataError, RequestError
 from ecomap.imagery import FrameReader, read_digital_numbers
-from ecomap.schema import HISTORY_MONTHS, read_dataset, read_summary
+from ecomap.schema import CLIMATE, HISTORY_MONTHS, read_dataset, read_summary
 from tests.fake_scenes import ramp, write_scene
 from tests.local_world import LocalWorld
 from tests.power_server import true_value
@@ -254,6 +257,106 @@ def test_a_changed_threshold_does_again_only_what_it_decides(made, world, tmp_pa
     assert world.power.num_requests == asked
 
 
+def test_a_build_of_other_settings_than_were_fetched_is_refused(made, world):
+    config, _, _ = made
+    other = config_of(config.output, world, "imagery.max_cloud_frac=0.1")
+    with pytest.raises(DataError, match=r"imagery changed.*prep fetch"):
+        pipeline.build(other)
+
+
+def test_what_the_user_mended_is_tried_again_and_what_he_replaced_is_read_again(world, tmp_path):
+    path = tmp_path / "igbp.tif"
+    settings = ["land_cover.source=mcd12q1-geotiff", f"land_cover.path={path}"]
+    config = config_of(tmp_path / "data", world, *settings)
+    summary = pipeline.run(config)
+    assert set(summary.fetch.states["land_cover"]) == {"failed"}
+    for code in (5, 12):
+        write_map(path, code)
+        assert not pipeline.run(config).fetch.failures
+        covers = {record.land_cover for record in read_dataset(config.output)}
+        assert covers == {code}
+
+
+def write_map(path: Path, code: int) -> None:
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "width": 40, "height": 40}
+    transform = rasterio.Affine(0.01, 0, 14.9, 0, -0.01, 45.8)
+    with rasterio.open(path, "w", crs="EPSG:4326", transform=transform, **profile) as target:
+        target.write(np.full((40, 40), code, np.uint8), 1)
+
+
+def test_the_same_ground_under_two_names_is_found(world, tmp_path):
+    points = tmp_path / "points.csv"
+    points.write_text("id,lat,lon\na,45.588,15.02\nb,45.56,15.04\n")
+    region = ["region.bbox=null", f"region.points={points}"]
+    config = config_of(tmp_path / "data", world, *region)
+    pipeline.plan(config)
+    first, second = pipeline._places(config)
+    twin = replace(first, location_id="c")
+    write_places(config.output / "plan" / "places.parquet", [first, second, twin])
+    pipeline.fetch(config)
+    pipeline.build(config)
+    flagged = {r.location_id for r in read_dataset(config.output) if "duplicate" in r.flags}
+    assert flagged == {"c"}
+
+
+def test_a_tile_that_was_changed_on_disk_is_listed_and_fetched_again(world, tmp_path):
+    config = config_of(tmp_path / "data", world)
+    summary = pipeline.run(config)
+    path = sorted((config.output / "images").rglob("*.tif"))[0]
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-40] + bytes(40))
+    shutil.rmtree(config.output / "tasks" / "inspection")
+    damaged = pipeline.build(config)
+    assert damaged.kept == summary.build.kept - 1
+    assert damaged.dropped["damaged"] == 1
+    assert any(path.stem.split("_")[0] in failure for failure in damaged.failures)
+    healed = pipeline.run(config)
+    assert healed.build.kept == summary.build.kept
+    assert path.read_bytes() == intact
+
+
+def test_a_provider_that_always_fails_is_told_with_its_reason(world, tmp_path):
+    changes = [f"output={tmp_path / 'data'}", *SETTINGS, *world.overrides, PROVIDER]
+    changes += ["imagery.num_retries=0", "--json"]
+    world.catalogue.add_fault(r"\.tif$", 503, hits=None)
+    try:
+        result = CliRunner().invoke(app, ["prep", "run", str(EXAMPLE), *changes])
+    finally:
+        world.catalogue.faults.clear()
+    assert result.exit_code == 1, result.stderr
+    content = json.loads(result.stdout)
+    assert content["build"] is None
+    assert "503" in content["failures"][0]
+
+
+def test_bands_that_no_scene_has_are_refused_before_anything_is_fetched(world, tmp_path):
+    config = config_of(tmp_path / "data", world, "imagery.bands=[B04, B03, B02, B11]")
+    with pytest.raises(RequestError, match="No scene of the catalogue has B11; there are B02"):
+        pipeline.plan(config)
+
+
+def test_a_damaged_plan_says_how_to_go_on(world, tmp_path):
+    config = config_of(tmp_path / "data", world)
+    summary = pipeline.plan(config)
+    assert summary.tiles_without_scene == summary.places  # those of August
+    (config.output / "plan" / "summary.json").write_text("{")
+    with pytest.raises(DataError, match="is damaged. Delete"):
+        pipeline.plan(config)
+
+
+def test_months_whose_climate_is_not_there_yet_are_counted_and_asked_for_again(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(world.power, "gaps", frozenset({"202307"}))
+    config = config_of(tmp_path / "data", world)
+    summary = pipeline.run(config)
+    julys = sum(record.month == "2023-07" for record in read_dataset(config.output))
+    assert summary.build.without == dict.fromkeys(sorted(CLIMATE), julys)
+    assert any("2023-07" in note and "power-daily" in note for note in summary.build.notes)
+    monkeypatch.undo()
+    assert not pipeline.run(config).build.without
+
+
 def test_a_changed_plan_is_refused_and_named(made, world):
     config, _, _ = made
     with pytest.raises(RequestError, match=r"last_month.*Choose another output"):
@@ -281,8 +384,9 @@ def test_what_fails_is_kept_apart_listed_and_tried_again(world, tmp_path):
     summary = pipeline.run(deaf)
     assert summary.fetch.states["climate"] == {"failed": 1}
     assert "127.0.0.1:9" in summary.fetch.failures[0]
-    assert "tried again" in summary.fetch.failures[0]
-    assert summary.build.without == {"climate": summary.build.kept}
+    assert "tries again" in summary.fetch.failures[0]
+    kept = summary.build.kept
+    assert summary.build.without == dict.fromkeys(sorted(CLIMATE), kept)
     assert all(r.temperature_c is None for r in read_dataset(output))
     healed = pipeline.run(config_of(output, world))
     assert not healed.fetch.failures

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import services
-from data_prep.power import Cell, cell_of, fetch_power, series_from_answer
+from data_prep.power import Cell, cell_of, fetch_power, last_month_of, series_from_answer
 from data_prep.prep_config import ClimateSettings, month_range
 from data_prep.services import ServiceError
 from ecomap.errors import DataError, RequestError
@@ -348,6 +348,29 @@ def test_years_that_the_service_cannot_have_are_refused_without_asking(
         with pytest.raises(RequestError, match=message):
             fetch(server, *years, source=source)
         assert server.num_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "today", "expected"),
+    [
+        ("power", date(2024, 6, 15), "2023-12"),
+        ("power", date(2024, 1, 1), "2023-12"),
+        ("power-daily", date(2024, 6, 15), "2024-05"),
+        ("power-daily", date(2024, 6, 7), "2024-05"),  # 31 May was seven days ago
+        ("power-daily", date(2024, 6, 6), "2024-04"),
+        ("power-daily", date(2024, 1, 3), "2023-11"),
+        ("cf", date(2024, 6, 15), None),
+        ("none", date(2024, 6, 15), None),
+    ],
+)
+def test_the_last_month_that_a_service_can_have_is_told(source, today, expected):
+    assert last_month_of(source, today) == expected
+
+
+def test_the_last_month_is_told_for_today():
+    before = datetime.now(UTC).year
+    month = last_month_of("power")
+    assert month in {f"{before - 1}-12", f"{datetime.now(UTC).year - 1}-12"}
 
 
 def test_the_same_answer_gives_the_same_bytes():

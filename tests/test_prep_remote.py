@@ -20,6 +20,7 @@ from data_prep.remote import (
     TokenSigner,
     access_to,
     gdal_env,
+    is_readable,
     read_raster,
     with_retries,
 )
@@ -270,6 +271,17 @@ def test_files_are_read_and_never_tried_twice(server: StacServer, tmp_path: Path
     with pytest.raises(ReadError, match=r"absent\.tif cannot be read") as raised:
         read_raster(str(tmp_path / "absent.tif"), read_all, collection="s2", access=access)
     assert not raised.value.retryable
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a.tif", "gs://bucket/a.tif", "ftp://a/b.tif"])
+def test_addresses_of_other_kinds_are_refused_by_name(address: str):
+    access = Access(signer=NoSigner(), timeout_s=1, num_retries=3)
+    assert not is_readable(address)
+    with pytest.raises(ReadError, match=f"{address}.*not supported; expected https://") as raised:
+        read_raster(address, read_all, collection="s2", access=access)
+    assert not raised.value.retryable
+    for other in ("/a.tif", "a.tif", "http://a/b.tif", "https://a", "file:///a", "/vsis3/b/a.tif"):
+        assert is_readable(other)
 
 
 def test_an_unknown_host_may_be_known_later():

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from data_prep import sampling
 from data_prep.grid import place_at
 from data_prep.place_splits import overlap_notes, split_places
-from data_prep.prep_config import PrepConfig
+from data_prep.prep_config import PrepConfig, RegionConfig
 from data_prep.sampling import choose_places, draw, share_out
 from data_prep.strata import read_strata
 from ecomap.errors import DataError, RequestError, SchemaError
@@ -400,3 +400,17 @@ def test_every_reason_is_explained(codes):
     _, dropped, _ = choose(sampling=everywhere(codes, mode="uniform", num_places=3))
     assert set(dropped) <= set(sampling.REASONS)
     assert list(dropped) == sorted(dropped)
+
+
+def test_points_on_the_same_pixels_become_one_place(tmp_path: Path):
+    path = tmp_path / "points.csv"
+    path.write_text("id,lat,lon\na,45.5,15.0\nb,45.50001,15.00001\nc,45.6,15.0\n")
+    config = PrepConfig(
+        output=tmp_path,
+        region=RegionConfig(points=path),
+        first_month="2023-01",
+        last_month="2023-01",
+    )
+    places, dropped, _ = choose_places(config)
+    assert [place.location_id for place in places] == ["a", "c"]
+    assert dropped == {"same_tile": 1}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data_prep.scl import SceneClass, TileStats, rank, tile_stats
+from data_prep.scl import SceneClass, TileStats, rank, shared_class, tile_stats
 
 
 def stats(*, clear: float = 1.0, valid: float = 1.0, snow: float = 0.0) -> TileStats:
@@ -43,6 +43,13 @@ def test_shares_are_of_the_valid_pixels():
     assert found.snow_frac == 2 / 16
     assert found.water_frac == 2 / 16
     assert found.saturated_frac == 1 / 16
+
+
+def test_a_block_has_a_class_if_its_pixels_agree():
+    classes = np.array([[4, 4, 6, 4], [4, 4, 6, 6], [0, 0, 9, 9], [0, 0, 9, 9]], np.uint8)
+    assert shared_class(classes, 2).tolist() == [[4, 7], [0, 9]]
+    assert shared_class(classes, 1).tolist() == classes.tolist()
+    assert shared_class(classes[:2], 2).shape == (1, 2)
 
 
 def test_snow_is_clear_and_not_cloud():

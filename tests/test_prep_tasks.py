@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 
 import pytest
 
@@ -95,14 +96,33 @@ def test_a_task_is_settled_when_its_result_is_there(tmp_path):
     assert is_settled(outcome_of(one, state="empty", result={"path": "gone.tif"}), tmp_path)
     assert not is_settled(outcome_of(one, result=done | {"num_bytes": 4}), tmp_path)
     assert not is_settled(outcome_of(one, result=done | {"path": "gone.tif"}), tmp_path)
-    assert is_settled(outcome_of(one, state="failed"), tmp_path)
+    assert not is_settled(outcome_of(one, state="failed"), tmp_path)
     assert not is_settled(outcome_of(one, state="failed", retryable=True), tmp_path)
+    assert not is_settled(outcome_of(one, result={"is_whole": False}), tmp_path)
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("images/a.tif", "images/a.tif.tmp-1f", "b.json.tmp", "c.json"):
+    for part in ("images", "exports"):
+        (tmp_path / part).mkdir()
+    gone = {"images/a.tif.1f.tmp", "manifest.parquet.tmp"}
+    kept = {"images/a.tif", "exports/b.tar.tmp", "manifest.parquet", "notes.tmp", "x.tmp_old"}
+    for name in gone | kept:
         (tmp_path / name).write_text("x")
-    assert tasks.remove_leftovers(tmp_path) == 2
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.tif", "c.json"]
-    assert tasks.remove_leftovers(tmp_path / "absent") == 0
+    assert tasks.remove_leftovers(tmp_path, ["images", "absent"]) == 2
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == kept
+
+
+def test_a_changed_file_has_another_mark(tmp_path):
+    path = tmp_path / "a.tif"
+    absent = tasks.file_mark(path)
+    path.write_text("x")
+    first = tasks.file_mark(path)
+    assert first == tasks.file_mark(path) != absent
+    os.utime(path, ns=(1, 1))
+    assert tasks.file_mark(path) != first
+    store = tmp_path / "a.zarr"
+    store.mkdir()
+    empty = tasks.file_mark(store)
+    (store / "zarr.json").write_text("{}")
+    assert tasks.file_mark(store) != empty

@@ -12,6 +12,7 @@ from pyproj import Transformer
 from rasterio.transform import Affine
 
 from data_prep import tile_reader
+from data_prep.regrid import class_grid, first_valid
 from data_prep.remote import Access, NoSigner, ReadError
 from tests.fake_scenes import ramp, write_cog
 
@@ -38,7 +39,9 @@ def save(path: Path, values: np.ndarray, *, resolution_m: float = 10, crs: str =
 
 
 def band(address: str, geobox: GeoBox, *, offset: int = 0) -> np.ndarray:
-    return tile_reader.read_band(address, geobox, offset=offset, collection="", access=ACCESS)
+    return tile_reader.read_band(
+        address, geobox, offset=offset, classes=None, collection="", access=ACCESS
+    )
 
 
 def classes(address: str, geobox: GeoBox) -> np.ndarray:
@@ -113,20 +116,136 @@ def test_values_below_the_offset_stay_valid_when_interpolated(tmp_path: Path):
     assert (found == 1).all()
 
 
-def test_coarser_tiles_are_averaged_from_the_overview_that_suffices(tmp_path: Path):
-    values = ramp(1024, 1024)
-    address = save(tmp_path / "a.tif", values)
-    with rasterio.open(address) as file:
-        assert file.overviews(1) == [2, 4, 8]
-    with rasterio.open(address, overview_level=1) as file:
-        overview = file.read(1)
-    found = band(address, grid(LEFT + 400, TOP - 800, resolution_m=40))
-    np.testing.assert_array_equal(found, overview[20:50, 10:50])
-    found = band(address, grid(LEFT + 800, TOP - 800, resolution_m=80, width=50))
-    assert found.shape == (30, 50)
-    # 60 m: averaged from 40 m, where each pixel stands for the upper left of sixteen
-    found = band(address, grid(LEFT, TOP, resolution_m=60))
-    assert abs(float(found[2, 3]) - (values[12:18, 18:24].mean() - 15)) <= 7
+def noise(height: int, width: int) -> np.ndarray:
+    """Digital numbers without any pattern."""
+    return np.random.default_rng(3).integers(1, 9000, (height, width), dtype=np.uint16)
+
+
+def save_with_overviews(path: Path, values: np.ndarray, kind: str, *, resolution_m: float) -> str:
+    """A COG whose overviews are made as providers may make them."""
+    with rasterio.open(
+        path, "w", driver="COG", height=values.shape[0], width=values.shape[1], count=1,
+        dtype=values.dtype.name, crs=CRS, nodata=0, blocksize=128, overview_resampling=kind,
+        transform=Affine(resolution_m, 0, LEFT, 0, -resolution_m, TOP),
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+    with rasterio.open(path) as file:
+        assert file.overviews(1)[:2] == [2, 4]
+    return str(path)
+
+
+def means(values: np.ndarray, num: int) -> np.ndarray:
+    height, width = (length // num for length in values.shape)
+    blocks = values[: height * num, : width * num].astype(float)
+    return blocks.reshape(height, num, width, num).mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize("kind", ["nearest", "average", "cubic"])
+@pytest.mark.parametrize("ratio", [2, 3, 6, 8])
+def test_a_coarser_pixel_is_the_mean_of_all_pixels_under_it(tmp_path: Path, kind: str, ratio: int):
+    values = noise(640, 768)
+    address = save_with_overviews(tmp_path / "a.tif", values, kind, resolution_m=10)
+    # from a pixel of the file that is no multiple of anything
+    found = band(address, grid(LEFT + 70, TOP - 110, resolution_m=10 * ratio))
+    exact = means(values[11:, 7:], ratio)[:30, :40]
+    assert np.abs(found - exact).max() <= 0.5 + 1e-3
+
+
+def test_the_mean_of_a_slope_is_not_moved(tmp_path: Path):
+    values = ramp(640, 768)
+    address = save_with_overviews(tmp_path / "a.tif", values, "nearest", resolution_m=10)
+    found = band(address, grid(LEFT + 600, TOP - 300, resolution_m=60))
+    y, x = np.mgrid[:30, :40]
+    exact = 2000 + 3 * (60 + 6 * x + 2.5) + 7 * (30 + 6 * y + 2.5)
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_pixels_that_a_coarser_one_cuts_count_by_their_share(tmp_path: Path):
+    values = noise(100, 120)
+    found = band(save(tmp_path / "a.tif", values), grid(resolution_m=25))
+    fine = values.repeat(2, 0).repeat(2, 1)  # 5 m, of which 25 m is a multiple
+    assert np.abs(found - means(fine, 5)[:30, :40]).max() <= 0.5 + 1e-3
+
+
+def test_values_are_corrected_and_clipped_before_the_mean(tmp_path: Path):
+    values = np.full((200, 256), 2501, np.uint16)
+    values[::2] = 400  # 600 below zero
+    found = band(save(tmp_path / "a.tif", values), grid(resolution_m=60), offset=-1000)
+    assert (found == 751).all()  # of 1501 and 1, not of 1501 and -600
+
+
+def test_a_mean_needs_data_in_half_of_its_pixels(tmp_path: Path):
+    values = np.full((200, 256), 700, np.uint16)
+    for tile, num_missing in enumerate((17, 18, 19, 36)):
+        block = np.full(36, 900, np.uint16)
+        block[:num_missing] = 0
+        values[6:12, 6 * tile : 6 * tile + 6] = block.reshape(6, 6)
+    found = band(save(tmp_path / "a.tif", values), grid(resolution_m=60))
+    assert found[1, :4].tolist() == [900, 900, 0, 0]
+    assert (found[2:] == 700).all()
+
+
+def test_a_mean_half_beyond_the_file_needs_half_of_it(tmp_path: Path):
+    address = save(tmp_path / "a.tif", np.full((200, 256), 700, np.uint16))
+    for beyond_px, expected in ((2, 700), (3, 700), (4, 0)):
+        found = band(address, grid(LEFT - 10 * beyond_px, TOP, resolution_m=60))
+        assert (found[:, 0] == expected).all()
+        assert (found[:, 1] == 700).all()
+
+
+def test_far_coarser_tiles_are_means_of_an_overview_at_least_four_times_as_fine(tmp_path: Path):
+    values = noise(1280, 1280)
+    address = save_with_overviews(tmp_path / "a.tif", values, "average", resolution_m=10)
+    for ratio, factor in ((9, 2), (16, 4)):
+        with rasterio.open(address, overview_level={2: 0, 4: 1}[factor]) as file:
+            overview = file.read(1)
+        found = band(address, grid(resolution_m=10 * ratio))
+        fine = overview.repeat(2, 0).repeat(2, 1)
+        exact = means(fine, 2 * ratio // factor)[:30, :40]
+        assert np.abs(found - exact).max() <= 0.5 + 1e-3
+
+
+def test_a_coarser_tile_in_another_zone_is_averaged_without_a_shift(tmp_path: Path):
+    values = ramp(800, 800, base=3000)
+    address = save_with_overviews(tmp_path / "a.tif", values, "nearest", resolution_m=10)
+    to_zone_34 = Transformer.from_crs("EPSG:32633", "EPSG:32634", always_xy=True)
+    x, y = to_zone_34.transform(LEFT + 2000, TOP - 2000)
+    there = grid(round(x, -1), round(y, -1), resolution_m=60, crs="EPSG:32634")
+    found = band(address, there).astype(float)
+    assert (found > 0).all()
+    difference = found - near(there, "EPSG:32633", values)
+    assert abs(difference.mean()) <= 0.5
+    assert np.abs(difference).max() <= 5  # half a pixel of the file; the tile's is six of them
+
+
+@pytest.mark.parametrize("kind", ["nearest", "average", "cubic"])
+@pytest.mark.parametrize("resolution_m", [40, 60, 80, 160])
+def test_classes_never_come_from_overviews(tmp_path: Path, kind: str, resolution_m: int):
+    codes = np.random.default_rng(5).choice([4, 8], (512, 512)).astype(np.uint8)
+    address = save_with_overviews(tmp_path / "scl.tif", codes, kind, resolution_m=20)
+    tile = grid(LEFT + 60, TOP - 20, width=20, height=10, resolution_m=resolution_m)
+    found = classes(address, class_grid(tile))
+    num = resolution_m // 20
+    np.testing.assert_array_equal(found, codes[1 : 1 + 10 * num, 3 : 3 + 20 * num])
+
+
+def test_classes_of_far_coarser_tiles_are_a_sample_of_the_image_itself(tmp_path: Path):
+    codes = np.random.default_rng(5).choice([4, 8], (600, 600)).astype(np.uint8)
+    address = save_with_overviews(tmp_path / "scl.tif", codes, "average", resolution_m=20)
+    fine = class_grid(grid(width=8, height=7, resolution_m=800))
+    found = classes(address, fine)
+    assert found.shape == (56, 64)  # 100 m: the third of five
+    np.testing.assert_array_equal(found, codes[2::5, 2::5][:56, :64])
+
+
+@pytest.mark.parametrize(
+    ("resolution_m", "num"),
+    [(5, 1), (10, 1), (20, 1), (21, 2), (30, 2), (60, 3), (160, 8), (500, 8)],
+)
+def test_classes_are_counted_on_pixels_of_20_m_at_most(resolution_m: float, num: int):
+    fine = class_grid(grid(resolution_m=resolution_m))
+    assert fine.shape == (30 * num, 40 * num)
+    assert fine.boundingbox == grid(resolution_m=resolution_m).boundingbox
 
 
 def near(geobox: GeoBox, crs: str, values: np.ndarray) -> np.ndarray:
@@ -187,47 +306,109 @@ def test_files_that_are_no_maps_or_no_counts_are_refused(tmp_path: Path):
     assert not raised.value.retryable
 
 
-def test_zeros_beside_missing_ground_are_missing_in_all_bands():
-    bands = np.full((2, 4, 8), 500, np.uint16)
-    bands[:, :, 0] = 0  # beyond the swath
-    bands[0, :, 1] = 0  # where the first band ends a pixel earlier
-    bands[1, 2, 2] = 0  # beside that
-    bands[1, 1, 5] = 0  # deep shadow
-    found = tile_reader.fill_dark(bands)
-    assert not found[:, :, :2].any()
-    assert not found[:, 2, 2].any()
-    assert found[:, 1, 5].tolist() == [500, 1]
-    assert (found[:, :, 3:] > 0).all()
-    assert (found > 0).sum() == 2 * (4 * 6 - 1)
+def keep_dark(values: np.ndarray, has_data: np.ndarray) -> np.ndarray:
+    told = np.where(has_data, tile_reader.HAS_DATA, tile_reader.HAS_NONE)
+    return tile_reader.keep_dark(values, told.astype(np.uint8))
+
+
+def test_zeros_are_dark_where_the_classes_have_data():
+    values = np.full((8, 20), 800, np.uint16)
+    values[:, :3] = 0  # beyond the swath
+    values[2:5, 12:18] = 0  # a lake
+    has_data = np.ones((8, 20), bool)
+    has_data[:, :3] = False
+    has_data[6, 10] = False  # the classes lack a pixel that the band has
+    found = keep_dark(values, has_data)
+    assert not found[:, :3].any()
+    assert (found[2:5, 12:18] == 1).all()
+    assert (found == 800).sum() == 8 * 17 - 18
+
+
+def test_one_missing_pixel_costs_a_lake_a_few_pixels_at_most():
+    values = np.full((70, 70), 800, np.uint16)
+    values[10:60, 10:60] = 0
+    has_data = np.ones((70, 70), bool)
+    has_data[30, 30] = False
+    found = keep_dark(values, has_data)
+    assert found[30, 30] == 0
+    assert (found == 0).sum() == 41  # within four pixels
+    has_data[:] = True
+    assert (keep_dark(values, has_data) > 0).all()
+
+
+def test_bands_may_end_a_few_pixels_before_the_classes_do():
+    values = np.full((6, 20), 800, np.uint16)
+    values[:, :9] = 0
+    has_data = np.ones((6, 20), bool)
+    has_data[:, :5] = False
+    assert not keep_dark(values, has_data)[:, :9].any()
+
+
+def scene(folder: Path, bands: dict[str, np.ndarray], codes: np.ndarray | None, geobox: GeoBox):
+    assets = {name: save(folder / f"{name}.tif", values) for name, values in bands.items()}
+    return tile_reader.read_scene(
+        assets, list(bands), geobox, offset=0, classes=codes, collection="", access=ACCESS
+    )
+
+
+def test_a_pixel_missing_in_one_band_is_missing_in_all(tmp_path: Path):
+    red, blue = ramp(128, 128), ramp(128, 128, base=5000)
+    red[3, 4] = 0
+    blue[7, 9] = 0
+    found = scene(tmp_path, {"B04": red, "B02": blue}, None, grid())
+    gone = {tuple(pixel) for pixel in np.argwhere(found[0] == 0).tolist()}
+    assert gone == {(3, 4), (7, 9)}
+    assert not found[:, [3, 7], [4, 9]].any()
+    assert (found[1] == 0).sum() == 2
+
+
+@pytest.mark.parametrize("resolution_m", [10, 60])
+def test_dark_water_stays_at_any_pixel_size(tmp_path: Path, resolution_m: int):
+    water = np.full((256, 256), 900, np.uint16)
+    water[:, 24:180] = 0
+    geobox = grid(resolution_m=resolution_m)
+    codes = np.full(class_grid(geobox).shape, 6, np.uint8)
+    found = scene(tmp_path, {"B04": water}, codes, geobox)[0]
+    assert (found > 0).all()
+    first, last = 240 // resolution_m, min(1800 // resolution_m, 40)
+    assert (found[:, first:last] == 1).all()
+    assert (found[:, :first] == 900).all()
+    assert (found[:, last:] == 900).all()
+    codes[:] = 0
+    lost = scene(tmp_path, {"B04": water}, codes, geobox)[0]
+    assert not lost[:, first:last].any()
+    assert (lost[:, :first] == 900).all()
+
+
+def test_classes_of_the_tile_are_found_in_a_scene_of_another_zone(tmp_path: Path):
+    values = np.full((400, 400), 900, np.uint16)
+    values[:, 200:] = 0
+    save(tmp_path / "B04.tif", values)
+    x, y = Transformer.from_crs(32633, 32634, always_xy=True).transform(LEFT + 1900, TOP - 2000)
+    there = grid(round(x, -1), round(y, -1), crs="EPSG:32634")
+    codes = np.full(there.shape, 6, np.uint8)
+    found = scene(tmp_path, {"B04": values}, codes, there)[0]
+    assert {1, 900} <= set(np.unique(found))
+    assert (found > 0).all()
+    codes[:] = 0
+    assert (scene(tmp_path, {"B04": values}, codes, there)[0] == 0).sum() > 500
 
 
 @given(st.integers(0, 2**24 - 1))
-def test_after_it_all_bands_lack_the_same_pixels(bits: int):
+def test_only_zeros_are_ever_changed(bits: int):
     flags = np.array([bits >> i & 1 for i in range(24)], np.uint16).reshape(2, 3, 4)
-    found = tile_reader.fill_dark(flags * 700)
-    assert ((found[0] == 0) == (found[1] == 0)).all()
-    assert (found[:, (flags == 0).all(axis=0)] == 0).all()
-    assert (found[:, (flags > 0).all(axis=0)] == 700).all()
+    found = keep_dark(flags[0] * 700, flags[1] > 0)
+    assert (found[flags[0] > 0] == 700).all()
+    assert (found[(flags[0] == 0) & (flags[1] == 0)] == 0).all()
+    assert set(np.unique(found)) <= {0, 1, 700}
 
 
 def test_the_first_layer_wins_and_others_fill():
     first = np.array([[[1, 0, 0]], [[2, 0, 0]]], np.uint16)
     second = np.array([[[7, 8, 0]], [[9, 6, 0]]], np.uint16)
     third = np.full_like(first, 5)
-    found = tile_reader.first_valid([first, second, third])
+    found = first_valid([first, second, third])
     assert found.tolist() == [[[1, 8, 5]], [[2, 6, 5]]]
     assert first.tolist() == [[[1, 0, 0]], [[2, 0, 0]]]
     with pytest.raises(ValueError, match="No layer"):
-        tile_reader.first_valid([])
-
-
-def test_coarser_tiles_are_means_where_there_is_no_overview(tmp_path: Path):
-    values = ramp(96, 120)
-    values[::3, ::3] += 90  # one pixel of nine
-    address = save(tmp_path / "a.tif", values)
-    with rasterio.open(address) as file:
-        assert file.overviews(1) == []
-    found = band(address, grid(resolution_m=30))
-    np.testing.assert_array_equal(
-        found, values[:90].reshape(30, 3, 40, 3).mean(axis=(1, 3)).round()
-    )
+        first_valid([])
