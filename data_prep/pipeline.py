@@ -29,6 +29,7 @@ from data_prep.plan_store import (
     planned_settings,
     stored_plan,
 )
+from data_prep.power import last_month_of
 from data_prep.prep_config import PrepConfig, resolved
 from data_prep.prep_report import write_report
 from data_prep.prep_summaries import FetchSummary, PlanSummary, RunSummary
@@ -100,6 +101,12 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
         check_same_plan(stored["settings"], settings, config)
         return PlanSummary(**stored["summary"] | {"output": config.output, "page": _page(config)})
     places, dropped, notes = choose_places(config)
+    last_month = last_month_of(config.climate.source)
+    if last_month is not None and config.last_month > last_month:
+        notes.append(
+            f"Climate is known to {last_month}, imagery is asked for to {config.last_month}: later "
+            "records will have none, until it is there. climate.source=power-daily knows more."
+        )
     items = search(places, config.months, config.imagery, progress=_of(progress, "search"))
     if not items:
         raise RequestError(no_items_message(places, config.months, config.imagery))

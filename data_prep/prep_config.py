@@ -3,10 +3,18 @@
 Longer than the budget because the settings of all steps are read in one place.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from ecomap.config import Config
 from ecomap.schema import CLIMATE, MONTH_PATTERN, months_between
@@ -46,6 +54,24 @@ FileVariables = Annotated[
     PlainSerializer(dict, return_type=dict[str, str]),
 ]
 """In files a mapping, in memory the pairs of it: ``dict(config.variables)``."""
+
+
+def _check_month(text: str) -> str:
+    if not re.match(MONTH_PATTERN, text):
+        raise ValueError("it must be written YYYY-MM, with a month from 01 to 12")
+    return text
+
+
+def _check_scheduler(text: str) -> str:
+    if not re.match(r"^(serial|processes|dask|(tcp|tls)://.+)$", text):
+        raise ValueError(
+            "it must be serial, processes, dask, or an address such as tcp://host:8786"
+        )
+    return text
+
+
+Month = Annotated[str, AfterValidator(_check_month)]
+Scheduler = Annotated[str, AfterValidator(_check_scheduler)]
 
 
 class RegionConfig(Config):
@@ -235,7 +261,7 @@ class DisplayConfig(Config):
 class EngineConfig(Config):
     """Where tasks run."""
 
-    scheduler: str = Field(default="processes", pattern=r"^(serial|processes|dask|(tcp|tls)://.+)$")
+    scheduler: Scheduler = "processes"
     """``serial``, ``processes``, ``dask`` (a cluster on this machine), or the address of a Dask
     scheduler (``tcp://host:8786``) whose workers see the same folders."""
     num_workers: int = Field(default=2, ge=1, le=1024)
@@ -252,8 +278,8 @@ class PrepConfig(Config):
     output: Path
     """Dataset folder; everything lies in it, and the same config goes on in it."""
     region: RegionConfig
-    first_month: str = Field(pattern=MONTH_PATTERN)
-    last_month: str = Field(pattern=MONTH_PATTERN)
+    first_month: Month
+    last_month: Month
     seed: int = 0
     name: str = Field(default="sentinel-2", pattern=r"^[\w.-]+$")
     """``source`` of the records."""

@@ -46,7 +46,7 @@ def frame_fields(row: Row, place: Place, config: PrepConfig) -> dict[str, Any]:
 
 def cover_fields(cover: LandCoverResult | None) -> dict[str, Any]:
     """What a record says of land cover."""
-    if cover is None:
+    if cover is None or cover.land_cover is None:
         return {}
     parts = (cover.source, cover.version, cover.year)
     return {

@@ -174,6 +174,8 @@ def _describe(
         names = ", ".join(owner.model_fields)
         guess = f"Did you mean {near[0]!r}?" if near else f"Known keys: {names}."
         return f"{where}: {section}unknown key {parts[-1]!r}. {guess}"
+    if detail["type"] == "missing" and parts[-1].isdecimal():
+        return f"{where}: {'.'.join(parts[:-1])} has {parts[-1]} values; it needs more."
     if detail["type"] == "missing":
         return f"{where}: {key} is missing; set it in the file or with {key}=VALUE."
     if not key:
@@ -185,6 +187,13 @@ def _allowed(detail: ErrorDetails) -> str:
     """What a value may be, from pydantic's message."""
     if detail["type"] == "model_type":
         return "it must be a section with keys of its own"
+    if detail["type"] == "tuple_type":
+        return "it must be a list, [a, b, ...]"
+    if detail["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        near = get_close_matches(str(detail["input"]), choices, n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        return f"{guess}it must be {detail['ctx']['expected']}"
     message = detail["msg"].removeprefix("Value error, ").split(", unable to parse")[0]
     return message.replace("Input should be", "it must be").rstrip(".")
 

@@ -120,6 +120,8 @@ def test_cloud_is_judged_by_pass_and_place(kind, seam):
         assert ids(search([on_the_seam], AUGUST, config)) == both
         assert ids(search([on_the_seam, in_the_east], AUGUST, config)) == both
         assert search([in_the_east], AUGUST, config) == []
+        elsewhere = make_place("w", left=560500.0)
+        assert ids(search([in_the_east, elsewhere], AUGUST, config)) == ["20230801W"]
         anything = config.model_copy(update={"max_scene_cloud_frac": 0.95})
         assert ids(search([in_the_east], AUGUST, anything)) == ["20230801E", "20230811E"]
         assert all("query" not in (r.body or {}) for r in server.requests)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_prep import remote, second_look
+from data_prep import imagery_task, remote, second_look
 from data_prep.catalogue import search
 from data_prep.cog import read_cog
 from data_prep.imagery_task import TileResult, fetch_tile
@@ -346,6 +346,12 @@ def test_a_result_names_its_bands_and_its_pixels(world: World):
     assert fewer.bands == ("B03", "B02", "B04")
     assert world.fetch([]).bands == ()
     assert world.fetch([]).pixels_sha256 is None
+
+
+def test_pixels_of_another_shape_are_other_pixels():
+    values = np.arange(24, dtype=np.uint16)
+    hashes = {imagery_task._hash_of(values.reshape(s)) for s in ((2, 3, 4), (2, 4, 3), (6, 2, 2))}
+    assert len(hashes) == 3
 
 
 def test_all_squares_of_a_pass_are_used_if_one_is_clear_enough(world: World):

@@ -445,6 +445,17 @@ def test_a_full_disk_stops_with_what_was_done_kept(world, tmp_path, monkeypatch)
     assert not pipeline.fetch(config).failures
 
 
+def test_a_full_disk_is_one_sentence_on_the_command_line(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    changes = [f"output={tmp_path / 'data'}", *SETTINGS]
+    result = CliRunner().invoke(app, ["prep", "run", str(EXAMPLE), *changes])
+    assert result.exit_code == 2
+    assert "No space left on device. Free space; the same command goes on." in result.stderr
+
+
 def test_scenarios_become_changes_of_the_cells(world, tmp_path):
     times = pd.date_range("1991-01", "2080-12", freq="MS")
     warm = 280 + 0.05 * (times.year - 1991) + 10 * np.sin(2 * np.pi * times.month / 12)

@@ -230,12 +230,12 @@ def test_classes_never_come_from_overviews(tmp_path: Path, kind: str, resolution
 
 
 def test_classes_of_far_coarser_tiles_are_a_sample_of_the_image_itself(tmp_path: Path):
-    codes = np.random.default_rng(5).choice([4, 8], (600, 600)).astype(np.uint8)
+    codes = np.random.default_rng(5).choice([4, 8], (512, 512)).astype(np.uint8)
     address = save_with_overviews(tmp_path / "scl.tif", codes, "average", resolution_m=20)
-    fine = class_grid(grid(width=8, height=7, resolution_m=800))
+    fine = class_grid(grid(width=7, height=7, resolution_m=1440))
     found = classes(address, fine)
-    assert found.shape == (56, 64)  # 100 m: the third of five
-    np.testing.assert_array_equal(found, codes[2::5, 2::5][:56, :64])
+    assert found.shape == (56, 56)  # 180 m: the fifth of nine
+    np.testing.assert_array_equal(found, codes[4::9, 4::9][:56, :56])
 
 
 @pytest.mark.parametrize(
