@@ -6,6 +6,8 @@ VENV ?= .venv
 PIP_OPTIONS ?=
 # Dataset of Blue Marble windows: ecomap data import bluemarble MOSAICS --output data/bluemarble
 DATASET ?= data/bluemarble
+# Folder of STAC items and their files, for `make check-prep`.
+ITEMS ?= ../shared/data/stac_s2_mini
 # Further options of `make heldout`, such as --places 36.
 OPTIONS ?=
 # Tests run side by side, a file at a time; each worker holds about 1.5 GB.
@@ -17,7 +19,7 @@ SOURCES := ecomap data_prep tests $(wildcard benchmarks notebooks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types fix heldout train-tiny clean
+.PHONY: help install demo test check lint types fix heldout check-prep train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +60,10 @@ fix: $(STAMP) ## format, and mend what the linter can mend
 
 heldout: $(STAMP) ## score the shipped model on places it never saw, in the dataset DATASET
 	$(BIN)/python benchmarks/heldout.py --dataset $(DATASET) --output runs/heldout $(OPTIONS)
+
+check-prep: $(STAMP) ## kill a preparation at 20 moments, compare bytes, and measure its speed
+	$(BIN)/python -m tests.kill_prep $(ITEMS)
+	$(BIN)/python -m benchmarks.prep --output runs/prep.json
 
 train-tiny: $(STAMP) ## train the shipped bundle again: its autoencoder, then its transformer
 	$(BIN)/ecomap train configs/tiny/autoencoder.yaml --output runs/autoencoder

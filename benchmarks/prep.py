@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import odc.stac
 import psutil
+import pystac
 import rasterio
 from pystac_client import Client
 
@@ -116,10 +118,10 @@ def fetch_plainly(client: Client, folder: Path, tile: Tile) -> None:
     load = partial(odc.stac.load, geobox=place.geobox, groupby="solar_day")
     classes = load(items, bands=["scl"])["scl"]
     clear = np.isin(classes.values, CLEAR).mean(axis=(1, 2)).round(2)
-    clouds = {item.datetime.date(): item.properties["eo:cloud_cover"] for item in items}
+    clouds = {day_of(item): item.properties["eo:cloud_cover"] for item in items}
     days = [np.datetime64(moment, "D").item() for moment in classes.time.values]
     _, _, day = max(zip(clear, [-clouds[day] for day in days], days, strict=True))
-    chosen = load([item for item in items if item.datetime.date() == day], bands=list(ASSETS))
+    chosen = load([item for item in items if day_of(item) == day], bands=list(ASSETS))
     raw = np.stack([chosen[name].values[0] for name in ASSETS]).astype(np.int32)
     values = np.where(raw == 0, 0, np.clip(raw + OFFSET, 1, None)).astype(np.uint16)
     profile = {
@@ -130,6 +132,11 @@ def fetch_plainly(client: Client, folder: Path, tile: Tile) -> None:
     with rasterio.open(folder / f"{place.location_id}_{month}.tif", "w", **profile) as file:
         file.write(values)
         file.update_tags(day=day.isoformat())
+
+
+def day_of(item: pystac.Item) -> date:
+    """Day of an item in UTC."""
+    return date.fromisoformat(item.properties["datetime"][:10])
 
 
 def loop_s(url: str, tiles: Sequence[Tile], folder: Path, *, num_threads: int) -> float:

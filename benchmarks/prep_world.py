@@ -112,7 +112,7 @@ def _smooth(draw: np.random.Generator, height: int, width: int, scale_px: float)
     coarse = draw.standard_normal((height // step + 2, width // step + 2))
     smoothed = gaussian_filter(coarse, scale_px / step, mode="wrap")
     field = np.kron(smoothed, np.ones((step, step)))[:height, :width]
-    return ((field - field.mean()) / field.std()).astype(np.float32)
+    return np.asarray((field - field.mean()) / field.std(), np.float32)
 
 
 def _ground(height: int, width: int) -> tuple[dict[str, Field], NDArray[np.uint8]]:
@@ -131,7 +131,8 @@ def _write_date(folder: Path, scene_px: int, num_scenes: int, number: int) -> No
     """Write the scenes of one pass."""
     bands, ground = _ground(scene_px, _width_px(scene_px, num_scenes))
     draw = np.random.default_rng(100 + number)
-    cover = _smooth(draw, *ground.shape, scene_px / 16) - draw.uniform(-0.3, 1.0)
+    height, width = ground.shape
+    cover = _smooth(draw, height, width, scene_px / 16) - draw.uniform(-0.3, 1.0)
     shadow = np.roll(cover > 0, SHADOW_PX, (0, 1))
     classes = np.where(cover > 0, CLOUD, np.where(shadow, SHADOW, ground)).astype(np.uint8)
     glow = np.clip(cover, 0, None) * 4000

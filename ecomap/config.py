@@ -192,8 +192,8 @@ def _allowed(detail: ErrorDetails) -> str:
     if detail["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         near = get_close_matches(str(detail["input"]), choices, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        return f"{guess}it must be {detail['ctx']['expected']}"
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"it must be {detail['ctx']['expected']}{guess}"
     message = detail["msg"].removeprefix("Value error, ").split(", unable to parse")[0]
     return message.replace("Input should be", "it must be").rstrip(".")
 

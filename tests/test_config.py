@@ -132,7 +132,8 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(yaml_file):
 def test_a_wrong_choice_names_key_value_and_choices(yaml_file):
     path = yaml_file("density: logit-normal\n")
     assert load_error(path) == (
-        f"{path}: density is 'logit-normal'; it must be 'uniform' or 'logit_normal'."
+        f"{path}: density is 'logit-normal'; it must be 'uniform' or 'logit_normal' "
+        "(did you mean 'logit_normal'?)."
     )
 
 

@@ -40,7 +40,7 @@ def test_months_run_over_the_turn_of_a_year():
         ("display.black=0.5", "not above black"),
         ("engine.scheduler=ray", "it must be serial, processes, dask, or an address"),
         ("first_month=2023-13", "it must be written YYYY-MM"),
-        ("imagery.provider=earth-serch", "did you mean 'earth-search'"),
+        ("imagery.provider=earth-serch", r"did you mean 'earth-search'"),
         ("region.bbox=[1, 2, 3]", r"region\.bbox has 3 values; it needs more"),
         ("region.bbox=1,2,3,4", r"must be a list, \[a, b"),
         ("grid.size_px=8", "size_px"),

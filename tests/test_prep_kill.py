@@ -20,8 +20,8 @@ from tests.kill_prep import (
 from tests.local_world import LocalWorld
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
-FEW = (MOMENTS[3], MOMENTS[7], MOMENTS[15])
-"""One in the plan, one among the tiles, one while the dataset is written."""
+FEW = (MOMENTS[7], MOMENTS[15])
+"""One among the tiles, one while the dataset is written."""
 
 
 @pytest.fixture(scope="module")
