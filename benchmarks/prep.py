@@ -220,6 +220,7 @@ def num_connections(config: PrepConfig) -> int:
 
 def warm_rate(config: PrepConfig, output: Path) -> float:
     """Tiles per second of workers that have started."""
+    output.mkdir()
     tasks = imagery_tasks(config, output)
     first, rest = tasks[: 2 * num_connections(config)], tasks[2 * num_connections(config) :]
     with Engine(config.engine) as workers:
@@ -315,6 +316,7 @@ def measure_dask(folder: Path, config: PrepConfig, options: argparse.Namespace) 
     seconds = {}
     for num_workers in (1, 2):
         output = folder / f"dask{num_workers}"
+        output.mkdir()
         settings = EngineConfig(scheduler="dask", num_workers=num_workers)
         begin = time.perf_counter()
         with Engine(settings) as workers:

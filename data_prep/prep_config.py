@@ -148,7 +148,8 @@ class ImageryConfig(Config):
     bands: tuple[Band, ...] = ("B04", "B03", "B02", "B08")
     """Bands of a tile, in this order; red, green and blue must be among them."""
     max_scene_cloud_frac: float = Field(default=0.9, ge=0, le=1)
-    """Prefilter on the whole scene's cloud cover. The choice itself is made inside the tile."""
+    """Prefilter on the cloud of whole scenes, by the clearest scene of a pass over a tile. The
+    choice itself is made inside the tile."""
     max_cloud_frac: float = Field(default=0.3, ge=0, le=1)
     """A month whose least cloudy scene has more cloud in the tile is empty."""
     max_nodata_frac: float = Field(default=0.05, ge=0, le=1)

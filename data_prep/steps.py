@@ -6,6 +6,7 @@ Functions named ``do_...`` run on workers; they write files and return JSON valu
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
@@ -101,6 +102,8 @@ def land_cover_tasks(places: Sequence[Place], config: PrepConfig) -> Iterator[Ta
 def do_land_cover(*, place: Place, config: LandCoverConfig) -> Result:
     """Find what covers a tile."""
     found = fetch_land_cover(place, config)
+    if config.url is not None:
+        found = replace(found, source=f"{found.source} at {config.url}")
     state: State = "empty" if found.land_cover is None else "done"
     return state, "unknown" if state == "empty" else "", found.to_dict()
 
@@ -156,6 +159,8 @@ def do_climate(
         series = _open_cf(config, _key(config.paths)).series(cell.lat, cell.lon)
     else:
         series = fetch_power(cell, first_year=years[0], last_year=years[1], config=config)
+        if config.url is not None:  # a mirror, or a stand-in for tests: records must say so
+            series = replace(series, source=f"{series.source} at {config.url}")
     path = f"{CLIMATE_FOLDER}/{cell.cell_id}.json"
     (folder / CLIMATE_FOLDER).mkdir(exist_ok=True)
     write_series(folder / path, series)

@@ -7,6 +7,7 @@ serves until it is interrupted.
 
 import argparse
 import shlex
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
@@ -99,6 +100,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
         LocalWorld(options.folder, Path(scratch), latency_s=options.latency_s) as world,
     ):
+        print("Climate and land cover are made up; Ctrl-C ends.", file=sys.stderr)
         print(shlex.join(world.overrides), flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -71,8 +71,9 @@ def test_ctrl_c_during_the_fetch_says_so_and_leaves_what_can_be_gone_on_with(
     bars = "━╸╺"
     said = [line for line in complaints.splitlines() if line.strip() and not set(bars) & set(line)]
     assert "Traceback" not in complaints
-    assert len(said) == 1, said
-    assert said[0].startswith("interrupted. The same command goes on")
+    assert len(said) == 2, said
+    assert said[0].startswith("stopping: tiles under way are finished")
+    assert said[1].startswith("interrupted. The same command goes on")
     assert [p for p in output.rglob("*") if ".tmp" in p.name] == []
     states = {row.state for row in read_manifest(output)}
     assert "planned" in states

@@ -167,6 +167,8 @@ def test_a_record_says_where_everything_comes_from(made):
     assert sum(record.land_cover_fracs) == pytest.approx(1)
     assert record.land_cover_fracs[record.land_cover - 1] == record.land_cover_frac
     assert "2021" in record.land_cover_source
+    assert str(config.land_cover.url) in record.land_cover_source  # another's map is named
+    assert record.climate_source == f"NASA POWER monthly at {config.climate.url}"
     summary = read_summary(config.output)
     assert {text.split(":")[0] for text in summary["attribution"]} >= {"Place names"}
     assert any("Land cover" in note and "2021" in note for note in summary["notes"])
@@ -340,7 +342,7 @@ def test_a_damaged_plan_says_how_to_go_on(world, tmp_path):
     summary = pipeline.plan(config)
     assert summary.tiles_without_scene == summary.places  # those of August
     (config.output / "plan" / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="is damaged. Delete"):
+    with pytest.raises(DataError, match=r"is damaged\. Delete"):
         pipeline.plan(config)
 
 
