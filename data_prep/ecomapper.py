@@ -46,6 +46,13 @@ from ecomap.schema import (
 
 GROUND_SAMPLING_DISTANCE_M = 10.0
 LICENSE = "CC-BY-4.0"
+OWN = "ecomap"
+"""Key of a label under which `data_prep.export_ecomapper` keeps what is not EcoMapper's."""
+OWN_FIELDS = frozenset(
+    {"ground_sampling_distance_m", "crs", "transform", "acquired", "scene_ids", "license"}
+    | {"attribution", "climate_source", "climate_kind", "processing_baseline"}
+)
+"""Of it, what an import takes over."""
 ATTRIBUTION = (
     "EcoMapper (Goktepe et al., 2025, https://doi.org/10.14459/2025mp1767651); contains modified "
     "Copernicus Sentinel data; climate: NASA POWER"
@@ -433,6 +440,7 @@ def read_label(source: Source) -> dict[str, Any]:
         "country": country,
         **_check_climate(raw["climate"]),
         "climate_source": raw["climate_source"] if raw["climate"] else None,
+        OWN: {key: value for key, value in raw.get("own", {}).items() if key in OWN_FIELDS},
     }
 
 
@@ -452,6 +460,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             "land_cover": content["type"],
             "address": info.get("location_address"),
         }
+        raw["own"] = dict(content.get("ecomap") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DropError("corrupt_label", f"{type(error).__name__}: {error}") from None
     key, sentence = next(((k, text) for k, text in sentences.items() if text), ("", ""))
@@ -530,7 +539,7 @@ def _frame(
     folder = Path("images", source.batch, source.location_id)
     assert source.image is not None  # labels without a frame were dropped before
     record = make_record(
-        label
+        {key: value for key, value in label.items() if key != OWN}
         | series
         | {
             "source": "ecomapper",
@@ -546,7 +555,8 @@ def _frame(
             "image_path": (folder / f"{source.location_id}_{source.month}.png").as_posix(),
             "license": LICENSE,
             "attribution": ATTRIBUTION,
-        },
+        }
+        | label[OWN],
         where=str(source.file),
     )
     return Frame(record=record, image=source.image, report=report)

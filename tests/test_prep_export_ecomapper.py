@@ -48,7 +48,9 @@ def test_a_tile_comes_back_as_it_was_within_rounding(tmp_path: Path):
             assert getattr(record, name) == getattr(item, name), name
         for name, tolerance in HALF_UNIT.items():
             assert getattr(record, name) == pytest.approx(getattr(item, name), abs=tolerance)
-        assert str(record.climate_source).endswith("mean of the calendar month")
+        for name in ("license", "attribution", "climate_source", "ground_sampling_distance_m"):
+            assert getattr(record, name) == getattr(item, name), name  # not EcoMapper's own
+        assert (record.crs, record.transform) == (item.crs, item.transform)
         mine, theirs = FrameReader(folder).read(item), FrameReader(tmp_path / "back").read(record)
         assert np.array_equal(mine, theirs)
     history = back["test/a_1/2020-02"].temperature_c_history
