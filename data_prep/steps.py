@@ -5,6 +5,7 @@ Functions named ``do_...`` run on workers; they write files and return JSON valu
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -38,6 +39,7 @@ Result = tuple[State, str, dict[str, Any]]
 IMAGES_FOLDER, CLIMATE_FOLDER = "images", "climate"
 HOW_TO_ASK = {"timeout_s", "num_retries"}
 """Settings of a step that do not decide its result."""
+_opening = threading.Lock()
 RULES = {"imagery": 1, "land_cover": 1, "climate": 1, "scenario": 1, "inspection": 1}
 """Raised for a step whenever the same inputs would give another result: old ones are made anew."""
 
@@ -156,7 +158,9 @@ def do_climate(
 ) -> Result:
     """Fetch the series of a cell; it is whole when it knows every month that has imagery."""
     if config.source == "cf":
-        series = _open_cf(config, _key(config.paths)).series(cell.lat, cell.lon)
+        with _opening:  # threads that come at once would each open the files
+            climate = _open_cf(config, _key(config.paths))
+        series = climate.series(cell.lat, cell.lon)
     else:
         series = fetch_power(cell, first_year=years[0], last_year=years[1], config=config)
         if config.url is not None:  # a mirror, or a stand-in for tests: records must say so
@@ -182,15 +186,11 @@ def scenario_tasks(cells: Mapping[str, Cell], config: PrepConfig) -> Iterator[Ta
 
 def do_scenario(*, cell: Cell, scenario: ScenarioConfig) -> Result:
     """Monthly changes of climate of a cell between two periods of a climate model."""
-    return (
-        "done",
-        "",
-        json.loads(
-            _open_model(scenario, _key([*scenario.historical_paths, *scenario.future_paths]))
-            .delta_at(cell.lat, cell.lon)
-            .to_json()
-        ),
-    )
+    with _opening:
+        key = _key([*scenario.historical_paths, *scenario.future_paths])
+        model = _open_model(scenario, key)
+        delta = model.delta_at(cell.lat, cell.lon)
+    return "done", "", json.loads(delta.to_json())
 
 
 def inspection_tasks(

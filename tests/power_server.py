@@ -231,9 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             fault = self.power.next_fault(parts.path, query)
             status, content = self.power.answer(parts.path, query)
-            self._reply(fault, status, json.dumps(content).encode())
+            self.power._closing.wait(0.005)  # two requests at once are seen to be two
         finally:
-            self.power.enter(-1)
+            self.power.enter(-1)  # before the reply, after which the next one may come at once
+        self._reply(fault, status, json.dumps(content).encode())
 
     def _reply(self, fault: Fault | None, status: int, body: bytes) -> None:
         if fault == "drop":
