@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from data_prep.engine import batched
-from data_prep.prep_config import PrepConfig
+from data_prep.prep_config import HOW_TO_ASK, HOW_TO_SEARCH, PrepConfig
 from data_prep.tasks import State, Task, read_outcome
 from ecomap.errors import DataError
 
@@ -20,7 +20,6 @@ MANIFEST_FILE = "manifest.parquet"
 NO_MANIFEST = "{path} does not exist. Make it with 'ecomap prep fetch CONFIG'."
 SETTINGS_KEY = b"ecomap:settings"
 NOT_FETCHED = {"output", "engine", "display", "place_names", "name"}
-HOW_TO_ASK = ("url", "timeout_s", "num_retries")
 SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -103,8 +102,9 @@ def write_manifest(
 def fetched_settings(config: PrepConfig) -> dict[str, Any]:
     """Settings that decide what is fetched."""
     content = config.model_dump(mode="json", exclude=NOT_FETCHED)
-    for section in ("imagery", "climate", "land_cover"):
-        for key in HOW_TO_ASK:
+    how = {"imagery": HOW_TO_SEARCH, "climate": HOW_TO_ASK, "land_cover": HOW_TO_ASK}
+    for section, keys in how.items():
+        for key in keys:
             del content[section][key]
     return content
 

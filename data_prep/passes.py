@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.place import Place
-from data_prep.prep_config import RGB_BANDS, ImageryConfig
+from data_prep.prep_config import ImageryConfig
 from data_prep.providers import PROVIDERS, SCENE_CLASSES
 from data_prep.radiometry import (
     OFFSET_BASELINE,
@@ -28,6 +28,7 @@ from data_prep.remote import Access, ReadError, access_to
 from data_prep.scene import Scene
 from data_prep.scl import TileStats, shared_class, tile_stats
 from data_prep.tile_reader import read_classes, read_scene
+from ecomap.imagery import RGB_BANDS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

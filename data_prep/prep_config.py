@@ -17,12 +17,15 @@ from pydantic import (
 )
 
 from ecomap.config import Config
+from ecomap.imagery import RGB_BANDS
 from ecomap.schema import CLIMATE, MONTH_PATTERN, months_between
 
 Band = Literal["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
-RGB_BANDS: tuple[Band, ...] = ("B04", "B03", "B02")
-"""Bands of the display image, red first; every tile has them."""
+HOW_TO_ASK = frozenset({"timeout_s", "num_retries"})
+"""Settings of a section that decide no result."""
+HOW_TO_SEARCH = HOW_TO_ASK | {"url", "cluster_deg"}
+"""Likewise of imagery, whose scenes are frozen in the plan."""
 
 ProviderName = Literal[
     "earth-search", "earth-search-c1", "planetary-computer", "stac-api", "static-catalog"

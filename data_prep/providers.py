@@ -49,7 +49,6 @@ class Provider:
 
 ATTRIBUTION = "Contains modified Copernicus Sentinel data {years}"
 LICENSE = "Copernicus Sentinel Data Terms (free, full and open access, with attribution)"
-LICENSE_URL = "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice"
 
 _COMMON = {band: (name,) for band, name in COMMON_NAMES.items()}
 _NUMBERED = {band: (band,) for band in COMMON_NAMES}

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from data_prep.scene import Scene
 from data_prep.scl import SceneClass
 from ecomap.errors import DataError
+from ecomap.imagery import DIGITAL_NUMBERS_PER_REFLECTANCE
 
-QUANTIFICATION = 10_000
+QUANTIFICATION = DIGITAL_NUMBERS_PER_REFLECTANCE
 """Digital numbers per unit of reflectance."""
 BASELINE_OFFSET = -1000
 """BOA_ADD_OFFSET of processing baseline 04.00 and later, all bands."""

@@ -20,11 +20,12 @@ from pyproj.exceptions import CRSError
 
 from data_prep.footprints import footprint_of
 from data_prep.place import Place
-from data_prep.prep_config import RGB_BANDS, ProviderName
+from data_prep.prep_config import ProviderName
 from data_prep.providers import PROVIDERS, SCENE_CLASSES
 from data_prep.remote import is_readable
 from data_prep.scene import Scene
 from ecomap.errors import DataError
+from ecomap.imagery import RGB_BANDS
 
 NEEDED_BANDS = (*RGB_BANDS, SCENE_CLASSES)
 """An item without one of these is of no use."""

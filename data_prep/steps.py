@@ -22,6 +22,8 @@ from data_prep.land_cover import fetch_land_cover
 from data_prep.place import Place
 from data_prep.power import Cell, cell_of, fetch_power
 from data_prep.prep_config import (
+    HOW_TO_ASK,
+    HOW_TO_SEARCH,
     ClimateSettings,
     ImageryConfig,
     LandCoverConfig,
@@ -37,8 +39,6 @@ from ecomap.schema import HISTORY_MONTHS
 Result = tuple[State, str, dict[str, Any]]
 
 IMAGES_FOLDER, CLIMATE_FOLDER = "images", "climate"
-HOW_TO_ASK = {"timeout_s", "num_retries"}
-"""Settings of a step that do not decide its result."""
 _opening = threading.Lock()
 RULES = {"imagery": 1, "land_cover": 1, "climate": 1, "scenario": 1, "inspection": 1}
 """Raised for a step whenever the same inputs would give another result: old ones are made anew."""
@@ -53,7 +53,7 @@ def imagery_tasks(
     places: Sequence[Place], scenes: SceneIndex, config: PrepConfig
 ) -> Iterator[Task]:
     """One task a tile: a place in a month."""
-    settings = config.imagery.model_dump(mode="json", exclude=HOW_TO_ASK | {"url", "cluster_deg"})
+    settings = config.imagery.model_dump(mode="json", exclude=HOW_TO_SEARCH)
     for place in places:
         for month in config.months:
             candidates = scenes.at(place, month)

@@ -261,9 +261,11 @@ def test_a_changed_threshold_does_again_only_what_it_decides(made, world, tmp_pa
 
 def test_a_build_of_other_settings_than_were_fetched_is_refused(made, world):
     config, _, _ = made
-    other = config_of(config.output, world, "imagery.max_cloud_frac=0.1")
-    with pytest.raises(DataError, match=r"imagery changed.*prep fetch"):
-        pipeline.build(other)
+    changes = {"imagery.max_cloud_frac=0.1": "imagery", "climate.url=http://x.org": "climate"}
+    for change, section in changes.items():
+        with pytest.raises(DataError, match=rf"{section} changed.*prep fetch"):
+            pipeline.build(config_of(config.output, world, change))
+    pipeline.build(config_of(config.output, world, "climate.timeout_s=9", "imagery.url=http://x"))
 
 
 def test_what_the_user_mended_is_tried_again_and_what_he_replaced_is_read_again(world, tmp_path):
