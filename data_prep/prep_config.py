@@ -22,7 +22,7 @@ from ecomap.schema import CLIMATE, MONTH_PATTERN, months_between
 
 Band = Literal["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
-HOW_TO_ASK = frozenset({"timeout_s", "num_retries"})
+HOW_TO_ASK = {"timeout_s", "num_retries"}
 """Settings of a section that decide no result."""
 HOW_TO_SEARCH = HOW_TO_ASK | {"url", "cluster_deg"}
 """Likewise of imagery, whose scenes are frozen in the plan."""
