@@ -112,6 +112,7 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
         raise RequestError(no_items_message(places, config.months, config.imagery))
     scenes, refused = _scenes(items, config)
     _check_bands(scenes, config)
+    by_month = Counter(scene.month for scene in scenes)
     folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, config.output / CONFIG_FILE)
     write_places(folder / PLACES_FILE, places)
@@ -122,7 +123,7 @@ def _plan(config: PrepConfig, progress: Progress | None) -> PlanSummary:
         region=read_region(config.region) if config.region.points is None else None,
         dropped=dropped,
         notes=notes,
-        items_by_month=dict(sorted(Counter(scene.month for scene in scenes).items())),
+        items_by_month={month: by_month[month] for month in config.months},
         page_title=f"Plan of {config.name}",
     )
     summary = PlanSummary(
