@@ -8,8 +8,8 @@ PIP_OPTIONS ?=
 DATASET ?= data/bluemarble
 # Folder of STAC items and their files, for `make check-prep`.
 ITEMS ?= ../shared/data/stac_s2_mini
-# Further options of `make heldout`, such as --places 36.
-OPTIONS ?=
+# Settings of `make evaluate-tiny`, such as num_places=12 "months=[1, 7]".
+SETTINGS ?=
 # Tests run side by side, a file at a time; each worker holds about 1.5 GB.
 WORKERS ?= logical --maxprocesses 4
 
@@ -19,7 +19,7 @@ SOURCES := ecomap data_prep tests $(wildcard benchmarks notebooks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types fix heldout check-prep train-tiny clean
+.PHONY: help install demo test check lint types fix evaluate-tiny bench check-prep train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,16 +58,20 @@ fix: $(STAMP) ## format, and mend what the linter can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-heldout: $(STAMP) ## score the shipped model on places it never saw, in the dataset DATASET
-	$(BIN)/python benchmarks/heldout.py --dataset $(DATASET) --output runs/heldout $(OPTIONS)
+evaluate-tiny: $(STAMP) ## score the shipped model on places it never saw, in the dataset DATASET
+	$(BIN)/ecomap evaluate --reference $(DATASET) --bundle ecomap-tiny --output runs/evaluate $(SETTINGS)
+
+bench: $(STAMP) ## speed and memory of the evaluation against the usual ways
+	$(BIN)/python -m benchmarks.evaluate --output runs/bench_evaluate.json
 
 check-prep: $(STAMP) ## kill a preparation at 20 moments, compare bytes, and measure its speed
 	$(BIN)/python -m tests.kill_prep $(ITEMS)
 	$(BIN)/python -m benchmarks.prep --output runs/prep.json
 
-train-tiny: $(STAMP) ## train the shipped bundle again: its autoencoder, then its transformer
+train-tiny: $(STAMP) ## train the shipped bundle again: autoencoder, transformer, feature network
 	$(BIN)/ecomap train configs/tiny/autoencoder.yaml --output runs/autoencoder
 	$(BIN)/ecomap train configs/tiny/base.yaml --output runs/base
+	$(BIN)/ecomap train configs/tiny/features.yaml --output runs/features
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from data_prep.ecomapper import import_ecomapper
     from data_prep.splits import split_dataset
     from ecomap.bundle_paths import bundle_names, bundle_path
+    from ecomap.compare_reports import compare_runs
     from ecomap.config import dump_config, load_config
     from ecomap.demo import demo
     from ecomap.errors import EcomapError
+    from ecomap.evaluate import evaluate
     from ecomap.generate import generate
     from ecomap.model import load_bundle
     from ecomap.normals import open_normals
@@ -35,7 +37,9 @@ _MODULES = {
     "bundle_path": "ecomap.bundle_paths",
     "check_dataset": "data_prep.check",
     "demo": "ecomap.demo",
+    "compare_runs": "ecomap.compare_reports",
     "dump_config": "ecomap.config",
+    "evaluate": "ecomap.evaluate",
     "generate": "ecomap.generate",
     "generate_images": "ecomap.sample",
     "import_bluemarble": "data_prep.bluemarble",
@@ -57,8 +61,10 @@ __all__ = [
     "bundle_names",
     "bundle_path",
     "check_dataset",
+    "compare_runs",
     "demo",
     "dump_config",
+    "evaluate",
     "generate",
     "generate_images",
     "import_bluemarble",
@@ -88,7 +94,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``ecomap.generate``, ``demo`` and ``train`` the verbs, not the modules they are in."""
+    """Keeps ``ecomap.generate`` and the like the verbs, not the modules they are in."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing ecomap.generate would bind that name to the module.

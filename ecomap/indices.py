@@ -1,9 +1,12 @@
-"""Greenness and snow read off 8-bit RGB pictures.
+"""Greenness and snow read off 8-bit RGB pictures, and off reflectance where there is some.
 
-All functions take display values (0-255) of red, green and blue in the last axis. Display values
-are not linear reflectance: Sentinel-2 tiles carry an unknown gain and clip at 255, Blue Marble was
-colour-corrected by hand, and JPEG moves both by a few steps. Indices of pictures from one source
-may be compared with each other; they are not the indices of a sensor.
+Functions of ``rgb`` take display values (0-255) of red, green and blue in the last axis. Display
+values are not linear reflectance: Sentinel-2 tiles carry an unknown gain and clip at 255, Blue
+Marble was colour-corrected by hand, and JPEG moves both by a few steps. Indices of pictures from
+one source may be compared with each other; they are not the indices of a sensor. `ndvi`, `evi` and
+`ndsi` are: they take reflectance, one array a band.
+
+Longer than the budget because each index carries its formula, range and paper.
 """
 
 from typing import NamedTuple
@@ -15,6 +18,8 @@ Pixels = NDArray[np.uint8]
 """Display values, ``(..., 3)``."""
 Mask = NDArray[np.bool_]
 """One truth value per pixel, ``(...)``."""
+Reflectance = NDArray[np.float32]
+"""Share of light that is reflected, dimensionless, ``(...)``; NaN without data."""
 
 SNOW_MIN_BRIGHTNESS = 110
 """Smallest channel of a snow pixel, display value 0-255."""
@@ -98,6 +103,101 @@ def vari(rgb: Pixels) -> NDArray[np.float32]:
     return _ratio(green - red, green + red - blue)
 
 
+def excess_green(rgb: Pixels) -> NDArray[np.float32]:
+    """Excess green of display values: ``(2 G - R - B) / 255``.
+
+    Brightness counts: a dark forest has less than a bright meadow of the same hue. The form with
+    chromatic coordinates (Woebbecke et al. 1995, https://doi.org/10.13031/2013.27838) is
+    ``3 GCC - 1`` and would say nothing beside `green_chromatic_coordinate`.
+
+    Args:
+        rgb: Display values ``(..., 3)``, red first.
+
+    Returns:
+        ``(...)`` in [-2, 2]: 0 for grey and for black.
+
+    Raises:
+        ValueError: If the last axis is not red, green, blue.
+
+    References:
+        Richardson et al. (2007), Use of digital webcam images to track spring green-up in a
+        deciduous broadleaf forest, https://doi.org/10.1007/s00442-006-0657-z
+    """
+    red, green, blue = _channels(rgb)
+    return np.asarray((2 * green - red - blue) / 255, np.float32)
+
+
+def ndvi(near_infrared: Reflectance, red: Reflectance) -> Reflectance:
+    """Normalised difference vegetation index: ``(NIR - R) / (NIR + R)``.
+
+    Args:
+        near_infrared: Reflectance of B08 or B8A.
+        red: Reflectance of B04.
+
+    Returns:
+        In [-1, 1] where both are positive; NaN where a band is, or their sum is not positive.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    References:
+        Tucker (1979), Red and photographic infrared linear combinations for monitoring vegetation,
+        https://doi.org/10.1016/0034-4257(79)90013-0
+    """
+    _same_shape(near_infrared, red)
+    return _ratio(near_infrared - red, near_infrared + red)
+
+
+def evi(near_infrared: Reflectance, red: Reflectance, blue: Reflectance) -> Reflectance:
+    """Enhanced vegetation index: ``2.5 (NIR - R) / (NIR + 6 R - 7.5 B + 1)``.
+
+    Over snow and cloud the correction by blue overshoots and the index loses its meaning: pixels
+    where the divisor is not positive or the result lies outside [-1, 1] are undefined.
+
+    Args:
+        near_infrared: Reflectance of B08 or B8A; the index is not linear, digital numbers will not
+            do.
+        red: Reflectance of B04.
+        blue: Reflectance of B02.
+
+    Returns:
+        In [-1, 1]; NaN where undefined or a band is NaN.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    References:
+        Huete et al. (2002), Overview of the radiometric and biophysical performance of the MODIS
+        vegetation indices, https://doi.org/10.1016/S0034-4257(02)00096-2
+    """
+    _same_shape(near_infrared, red, blue)
+    divisor = near_infrared + 6 * red - 7.5 * blue + 1
+    result = _ratio(2.5 * (near_infrared - red), divisor)
+    return np.where(np.abs(result) <= 1, result, np.float32(np.nan))
+
+
+def ndsi(green: Reflectance, short_wave_infrared: Reflectance) -> Reflectance:
+    """Normalised difference snow index: ``(G - SWIR) / (G + SWIR)``; snow lies above 0.4.
+
+    Args:
+        green: Reflectance of B03.
+        short_wave_infrared: Reflectance of B11, on the pixels of green.
+
+    Returns:
+        In [-1, 1] where both are positive; NaN where a band is, or their sum is not positive.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    References:
+        Hall, Riggs & Salomonson (1995), Development of methods for mapping global snow cover using
+        moderate resolution imaging spectroradiometer data,
+        https://doi.org/10.1016/0034-4257(95)00137-P
+    """
+    _same_shape(green, short_wave_infrared)
+    return _ratio(green - short_wave_infrared, green + short_wave_infrared)
+
+
 def snow_mask(rgb: Pixels) -> Mask:
     """Find pixels that are bright and nearly grey, as snow is.
 
@@ -149,7 +249,7 @@ def greenness(rgb: Pixels, mask: Mask | None = None) -> float:
     Raises:
         ValueError: If the last axis is not red, green, blue, or the mask has another shape.
     """
-    return _mean(green_chromatic_coordinate(rgb), mask)
+    return mean_over(green_chromatic_coordinate(rgb), mask)
 
 
 def snow_fraction(rgb: Pixels, mask: Mask | None = None) -> float:
@@ -166,22 +266,61 @@ def snow_fraction(rgb: Pixels, mask: Mask | None = None) -> float:
         TypeError: If the values are not ``uint8``.
         ValueError: If the last axis is not red, green, blue, or the mask has another shape.
     """
-    return _mean(snow_mask(rgb).astype(np.float32), mask)
+    return mean_over(snow_mask(rgb).astype(np.float32), mask)
 
 
-def land_indices(rgb: Pixels) -> LandIndices:
-    """Greenness and snow of the land pixels of an image.
+def land_indices(rgb: Pixels, valid: Mask | None = None) -> LandIndices:
+    """Greenness and snow of the land pixels of an image (`read_land`).
 
-    An image is read over its own land: a model that is not told where the coast lies cannot be held
-    to it pixel by pixel. Snow counts in greenness as the grey that it is.
+    Snow counts in greenness as the grey that it is.
 
     Args:
         rgb: Display values ``(H, W, 3)``, red first.
+        valid: Pixels that may be read, ``(H, W)``; all by default.
+
+    Raises:
+        ValueError: If the mask has another shape.
     """
-    mask = land_mask(rgb)
-    has_land = bool(mask.mean() >= MIN_LAND_PX_FRAC)
-    counts = mask if has_land else np.ones_like(mask)
+    counts, has_land = read_land(rgb, valid)
     return LandIndices(greenness(rgb, counts), snow_fraction(rgb, counts), has_land)
+
+
+def read_land(rgb: Pixels, valid: Mask | None = None) -> tuple[Mask, bool]:
+    """Pixels over which the indices of an image are read: its own land.
+
+    A model that is not told where the coast lies cannot be held to it pixel by pixel.
+
+    Args:
+        rgb: Display values ``(H, W, 3)``, red first.
+        valid: Pixels that may be read, ``(H, W)``; all by default.
+
+    Returns:
+        Valid pixels of land, and True; all valid pixels, and False, where land (`land_mask`) is
+        less than `MIN_LAND_PX_FRAC` of them.
+
+    Raises:
+        ValueError: If the mask has another shape.
+    """
+    readable = np.ones(rgb.shape[:-1], bool) if valid is None else valid
+    if readable.shape != rgb.shape[:-1]:
+        raise ValueError(f"The mask has shape {readable.shape}, the image {rgb.shape[:-1]}.")
+    land = land_mask(rgb) & readable
+    has_land = bool(land.sum() >= MIN_LAND_PX_FRAC * max(readable.sum(), 1))
+    return (land if has_land else readable), has_land
+
+
+def mean_over(values: NDArray[np.float32], mask: Mask | None = None) -> float:
+    """Mean of the values that are defined (not NaN) and count; NaN if there are none.
+
+    Raises:
+        ValueError: If the mask has another shape.
+    """
+    counts = ~np.isnan(values)
+    if mask is not None:
+        if mask.shape != values.shape:
+            raise ValueError(f"The mask has shape {mask.shape}, the image {values.shape}.")
+        counts &= mask
+    return float(values[counts].mean(dtype=np.float64)) if counts.any() else float("nan")
 
 
 def _channels(rgb: Pixels) -> tuple[NDArray[np.float32], ...]:
@@ -199,11 +338,7 @@ def _ratio(top: NDArray[np.float32], bottom: NDArray[np.float32]) -> NDArray[np.
     return result
 
 
-def _mean(values: NDArray[np.float32], mask: Mask | None) -> float:
-    """Mean of the values that are defined and count; NaN if there are none."""
-    counts = ~np.isnan(values)
-    if mask is not None:
-        if mask.shape != values.shape:
-            raise ValueError(f"The mask has shape {mask.shape}, the image {values.shape}.")
-        counts &= mask
-    return float(values[counts].mean(dtype=np.float64)) if counts.any() else float("nan")
+def _same_shape(*bands: Reflectance) -> None:
+    """Bands must lie on the same pixels: numpy would stretch one over the other."""
+    if len({band.shape for band in bands}) > 1:
+        raise ValueError(f"Bands have shapes {[band.shape for band in bands]}; expected one shape.")

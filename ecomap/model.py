@@ -39,6 +39,7 @@ from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard, read_card, write_card
 from ecomap.climate_encoder import PLACE_FEATURE_NAMES, ClimateBatch, ClimateEncoder
 from ecomap.errors import BundleError
+from ecomap.feature_network import FOLDER as FEATURE_NETWORK_FOLDER
 from ecomap.prompt import Prompt
 from ecomap.schema import write_json
 from ecomap.silent_t5 import build_silent_t5, is_silent
@@ -96,11 +97,12 @@ class Bundle:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Name, version, and a hash of all files, or the revision of a model hub."""
+        """Name, version, and a hash of all files that decide images, or the revision of a hub."""
         found = {"name": self.card.name, "version": self.card.version}
         if self.path.parent.name == "snapshots":
             return found | {"revision": self.path.name}
         files = [] if self.path == Path() else sorted(self.path.rglob("*"))
+        files = [file for file in files if self.path / FEATURE_NETWORK_FOLDER not in file.parents]
         return found | {"sha256": fingerprint(files)}
 
     def modules(self) -> dict[str, nn.Module]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ecomap.config import Config, load_config, read_yaml
 from ecomap.errors import ConfigError
-from ecomap.train_config import AutoencoderTrainConfig, TrainConfig
+from ecomap.train_config import AutoencoderTrainConfig, FeatureTrainConfig, TrainConfig
 
 TASKS: dict[str, tuple[type[Config], str]] = {
     "autoencoder": (AutoencoderTrainConfig, "ecomap.train_autoencoder"),
+    "features": (FeatureTrainConfig, "ecomap.train_features"),
     "transformer": (TrainConfig, "ecomap.train_transformer"),
 }
 """Settings and module of each task."""
@@ -39,7 +40,7 @@ def train(
     seed: int | None = None,
     device: str = "auto",
 ) -> TrainResult:
-    """Train an autoencoder or a transformer as a config file says.
+    """Train an autoencoder, a feature network or a transformer as a config file says.
 
     Args:
         config: YAML file with a ``task`` and what it changes of that task's defaults.

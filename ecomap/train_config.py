@@ -1,4 +1,4 @@
-"""Settings of the two trainings: every default with its meaning; YAML holds only what differs."""
+"""Settings of the trainings: every default with its meaning; YAML holds only what differs."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -80,6 +80,68 @@ class AutoencoderTrainConfig(Config):
             raise ValueError(
                 f"dataset_weights {self.dataset_weights} must not be negative or all 0"
             )
+        return self
+
+
+class FeatureTrainConfig(Config):
+    """Training of the feature network: land cover, season and climate read off images."""
+
+    task: Literal["features"] = "features"
+    datasets: tuple[Path, ...]
+    """Dataset folders with splits."""
+    dataset_weights: tuple[float, ...]
+    """Share of each dataset in a batch, in their order."""
+    name: str = "ecomap-eo"
+    """Name on the network's card; likewise the four below."""
+    version: str = "0"
+    imagery: str = ""
+    """What the training images are, in words; by default the datasets' sources."""
+    limits: str = ""
+    """What the network must not be used for, in words."""
+    attribution: tuple[str, ...] = ()
+    """Whom the card thanks beside the datasets' own sources."""
+    input_size_px: int = Field(default=128, ge=32)
+    """Side to which images are brought."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels of each stage, multiples of 8; the last is the number of features."""
+    blocks: tuple[int, ...] = (1, 2, 2, 1)
+    """Residual blocks of each stage."""
+    batch_size: int = Field(default=64, gt=0)
+    min_crop_frac: float = Field(default=0.8, gt=0, le=1)
+    """Least side of a training crop, as a fraction of the tile's."""
+    max_gain: float = Field(default=1.1, ge=1)
+    """Largest factor (and smallest, inverted) of all channels of a crop. Small, since colour is
+    what tells one season from another."""
+    max_tint: float = Field(default=1.02, ge=1)
+    """Likewise of each channel on top of it."""
+    max_noise: float = Field(default=4.0, ge=0)
+    """Largest standard deviation of noise, display values."""
+    jpeg_probability: float = Field(default=0.3, ge=0, le=1)
+    """Share of crops that go through JPEG, so that its traces do not pass for a land cover."""
+    climate_weight: float = Field(default=2.0, ge=0)
+    """Weight of the mean absolute error of standardised climate beside both cross-entropies."""
+    num_validation: int = Field(default=512, gt=0)
+    """Held-out tiles of each dataset that are followed."""
+    bf16: bool = True
+    """Whether the network runs under bfloat16 autocast."""
+    seed: int = Field(default=0, ge=0)
+    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        if len(self.datasets) != len(self.dataset_weights):
+            raise ValueError(
+                f"dataset_weights {self.dataset_weights} must have one weight for each of "
+                f"{len(self.datasets)} datasets"
+            )
+        if min(self.dataset_weights, default=0) < 0 or sum(self.dataset_weights) <= 0:
+            raise ValueError(
+                f"dataset_weights {self.dataset_weights} must not be negative or all 0"
+            )
+        if len(self.widths) != len(self.blocks) or min(*self.blocks, 1) < 1:
+            raise ValueError(f"blocks {self.blocks} must be 1 or more for each of {self.widths}")
+        if not self.widths or min(self.widths) <= 0 or any(width % 8 for width in self.widths):
+            raise ValueError(f"widths {self.widths} must be positive multiples of 8")
         return self
 
 

@@ -153,3 +153,99 @@ def test_an_image_without_land_is_read_as_a_whole_and_says_so():
     black = land_indices(np.zeros((4, 10, 3), np.uint8))
     assert np.isnan(black.greenness)
     assert not black.has_land
+
+
+def band(*values: float) -> np.ndarray:
+    return np.array([values], np.float32)
+
+
+def test_excess_green_is_twice_green_minus_red_and_blue():
+    result = indices.excess_green(
+        picture((10, 100, 20), (255, 0, 255), (0, 255, 0), (9, 9, 9), (0, 0, 0))
+    )
+    np.testing.assert_allclose(result, [[170 / 255, -2, 2, 0, 0]], rtol=1e-6)
+    assert result.dtype == np.float32
+
+
+def test_excess_green_counts_brightness_which_the_chromatic_coordinate_does_not():
+    dark, bright = picture((10, 20, 10)), picture((100, 200, 100))
+    assert indices.excess_green(bright) == pytest.approx(10 * indices.excess_green(dark))
+    gcc = [indices.green_chromatic_coordinate(image) for image in (dark, bright)]
+    np.testing.assert_array_equal(*gcc)
+
+
+def test_ndvi_by_hand_and_where_it_is_undefined():
+    near_infrared, red = band(0.5, 0.1, 0.0, -0.1, np.nan, 0.3), band(0.1, 0.1, 0.0, 0.05, 0.2, 0.0)
+    expected = [[0.4 / 0.6, 0, np.nan, np.nan, np.nan, 1]]
+    np.testing.assert_allclose(indices.ndvi(near_infrared, red), expected, rtol=1e-6)
+
+
+def test_evi_by_hand_for_a_meadow_and_undefined_over_snow_and_cloud():
+    # 2.5 * 0.4 / (0.5 + 0.6 - 0.375 + 1); snow: divisor 0.9 + 5.4 - 7.125 + 1 > 0, result 0.0;
+    # bright blue: divisor -1; blue that nearly cancels: result 2.5 * 0.2 / 0.1 = 5
+    near_infrared, red = band(0.5, 0.9, 0.5, 0.4), band(0.1, 0.9, 0.5, 0.2)
+    blue = band(0.05, 0.95, 0.75, 2.5 / 7.5)
+    expected = [[1 / 1.725, 0, np.nan, np.nan]]
+    np.testing.assert_allclose(indices.evi(near_infrared, red, blue), expected, rtol=1e-5)
+    assert indices.evi(near_infrared, red, blue).dtype == np.float32
+    assert np.isnan(indices.evi(band(0.5), band(0.1), band(np.nan))).all()
+
+
+def test_ndsi_of_snow_lies_above_that_of_a_meadow():
+    result = indices.ndsi(band(0.8, 0.1, 0.0), band(0.1, 0.3, 0.0))
+    np.testing.assert_allclose(result, [[0.7 / 0.9, -0.5, np.nan]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("index", [indices.ndvi, indices.ndsi])
+def test_bands_of_other_pixels_are_refused(index):
+    with pytest.raises(ValueError, match="expected one shape"):
+        index(np.zeros((2, 3), np.float32), np.zeros((1, 3), np.float32))
+
+
+def test_evi_refuses_a_blue_band_of_other_pixels():
+    with pytest.raises(ValueError, match="expected one shape"):
+        indices.evi(band(0.1, 0.2), band(0.1, 0.2), band(0.1))
+
+
+def test_land_is_read_among_valid_pixels_only():
+    image = np.full((4, 10, 3), (3, 6, 21), np.uint8)
+    image[:, :3] = (60, 80, 60)  # greenness 0.4
+    image[:, 3] = (200, 200, 200)  # snow
+    valid = np.ones((4, 10), bool)
+    valid[:, 3] = False
+    assert land_indices(image, valid) == (pytest.approx(0.4), 0.0, True)
+    land, has_land = indices.read_land(image, valid)
+    assert has_land
+    assert land.sum() == 12
+    assert not land[:, 3:].any()
+
+
+def test_without_valid_land_all_valid_pixels_are_read():
+    image = np.full((10, 20, 3), (3, 6, 21), np.uint8)
+    image[0, 0] = (60, 80, 60)
+    valid = np.ones((10, 20), bool)
+    valid[5:] = False
+    land, has_land = indices.read_land(image, valid)  # one of 100 valid pixels is enough
+    assert (land.sum(), has_land) == (1, True)
+    valid[:6] = True  # one of 120 is not
+    land, has_land = indices.read_land(image, valid)
+    assert not has_land
+    np.testing.assert_array_equal(land, valid)
+
+
+def test_an_image_without_valid_pixels_has_no_indices():
+    nothing = np.zeros((2, 3), bool)
+    found = land_indices(np.full((2, 3, 3), 90, np.uint8), nothing)
+    assert np.isnan([found.greenness, found.snow_frac]).all()
+
+
+def test_land_refuses_a_mask_of_another_shape():
+    with pytest.raises(ValueError, match=r"mask has shape \(3, 2\), the image \(2, 3\)"):
+        land_indices(np.zeros((2, 3, 3), np.uint8), np.ones((3, 2), bool))
+
+
+def test_a_mean_leaves_out_what_is_undefined_and_what_does_not_count():
+    values = np.array([[1, 2, np.nan, 9]], np.float32)
+    assert indices.mean_over(values) == 4
+    assert indices.mean_over(values, np.array([[True, True, True, False]])) == 1.5
+    assert np.isnan(indices.mean_over(values, np.array([[False, False, True, False]])))

@@ -1,136 +1,9 @@
-"""Metrics against values by hand, closed forms and other implementations."""
+"""Metrics against values by hand, closed forms."""
 
 import numpy as np
 import pytest
-import torch
-from scipy import linalg
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from ecomap import metrics
-
-
-class Rows(torch.nn.Module):
-    """Passes made-up features through torchmetrics' image interface."""
-
-    num_features = 5
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(1)
-
-
-def gaussian(num: int, mean: list[float], std: list[float], seed: int) -> np.ndarray:
-    """Features whose sample mean and sample covariance (ddof 1) are exactly as asked."""
-    raw = np.random.default_rng(seed).normal(size=(num, len(mean)))
-    raw -= raw.mean(0)
-    white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw.T))).T
-    return white * std + mean
-
-
-def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
-    a = gaussian(40, [0, 0, 1], [1, 2, 3], seed=1)
-    b = gaussian(25, [3, 0, 1], [4, 2, 1], seed=2)
-    # |mean|^2 = 9; (1 - 4)^2 + (2 - 2)^2 + (3 - 1)^2 = 13 for axis-aligned covariances
-    assert metrics.frechet_distance(a, b) == pytest.approx(22.0, rel=1e-10)
-
-
-def test_frechet_distance_uses_sample_covariance() -> None:
-    a, b = np.array([[0.0], [2.0]]), np.array([[10.0], [14.0]])
-    # means 1 and 12; standard deviations with ddof 1: sqrt(2) and sqrt(8)
-    assert metrics.frechet_distance(a, b) == pytest.approx(121 + 2)
-
-
-@pytest.mark.parametrize("num", [4, 7, 60])
-def test_frechet_distance_equals_the_matrix_root_below_and_above_full_rank(num: int) -> None:
-    rng = np.random.default_rng(num)
-    a, b = rng.normal(size=(num, 7)) @ rng.normal(size=(7, 7)), rng.normal(1, 2, (num + 3, 7))
-    covariance_a, covariance_b = np.cov(a.T), np.cov(b.T)
-    root_a = np.real(linalg.sqrtm(covariance_a + 0j))
-    inner = np.linalg.eigvalsh(root_a @ covariance_b @ root_a).clip(0)
-    expected = (
-        ((a.mean(0) - b.mean(0)) ** 2).sum()
-        + np.trace(covariance_a + covariance_b)
-        - 2 * np.sqrt(inner).sum()
-    )
-    # the matrix root of a singular matrix is itself only good to 1e-6
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
-
-
-def test_frechet_distance_agrees_with_torchmetrics() -> None:
-    rng = np.random.default_rng(3)
-    a = rng.integers(0, 256, (90, 5)).astype(np.uint8)
-    b = rng.integers(0, 200, (70, 5)).astype(np.uint8)
-    other = FrechetInceptionDistance(feature=Rows(), normalize=False).set_dtype(torch.float64)
-    for rows, real in ((a, True), (b, False)):
-        other.update(torch.from_numpy(rows)[:, :, None, None].double(), real=real)
-    assert metrics.frechet_distance(a, b) == pytest.approx(float(other.compute()), rel=1e-6)
-
-
-def test_frechet_distance_is_zero_for_equal_sets_and_symmetric() -> None:
-    a, b = gaussian(6, [0] * 4, [1, 2, 3, 4], 4), gaussian(9, [1] * 4, [2, 2, 1, 1], 5)
-    assert metrics.frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9)
-    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
-
-
-def test_frechet_distance_of_one_distribution_shrinks_with_more_images() -> None:
-    rng = np.random.default_rng(6)
-    small, large = (
-        metrics.frechet_distance(rng.normal(size=(n, 30)), rng.normal(size=(n, 30)))
-        for n in (40, 1000)
-    )
-    assert small > 5 * large > 0
-
-
-@pytest.mark.parametrize("shapes", [((1, 3), (5, 3)), ((5, 3), (5, 4)), ((5,), (5,))])
-def test_feature_matrices_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
-    a, b = (np.zeros(shape) for shape in shapes)
-    with pytest.raises(ValueError, match="feature matrices of one width"):
-        metrics.frechet_distance(a, b)
-
-
-def test_kernel_distance_by_hand() -> None:
-    # D = 2: k(x, y) = (x . y / 2 + 1)^3. Within a: k(a0, a1) = 1; within b: (4 / 2 + 1)^3 = 27;
-    # between: a0 = 0 gives 1 and 1, a1 = (2, 0) gives (2 + 1)^3 = 27 twice, mean 14.
-    a, b = np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[2.0, 0.0], [2.0, 3.0]])
-    result = metrics.kernel_distance(a, b, subset_size=2, num_subsets=3)
-    assert result.mean == pytest.approx(1 + 27 - 2 * 14)
-    assert result.std == pytest.approx(0)
-
-
-@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save:UserWarning")
-def test_kernel_distance_agrees_with_torchmetrics_on_the_whole_set() -> None:
-    rng = np.random.default_rng(7)
-    a, b = (rng.integers(0, high, (12, 5)).astype(np.uint8) for high in (9, 7))
-    other = KernelInceptionDistance(feature=Rows(), subsets=2, subset_size=12, normalize=False)
-    for rows, real in ((a, True), (b, False)):
-        other.update(torch.from_numpy(rows)[:, :, None, None].double(), real=real)
-    result = metrics.kernel_distance(a, b, subset_size=12, num_subsets=2)
-    assert result.mean == pytest.approx(float(other.compute()[0]), rel=1e-4)
-
-
-def test_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
-    rng = np.random.default_rng(8)
-    pairs = [(rng.normal(size=(20, 4)), rng.normal(size=(20, 4))) for _ in range(200)]
-    means = [metrics.kernel_distance(a, b, subset_size=20, num_subsets=1).mean for a, b in pairs]
-    assert abs(np.mean(means)) < 3 * np.std(means) / np.sqrt(200)
-    assert min(means) < 0  # unbiased: a biased estimate is never negative
-
-
-def test_kernel_distance_draws_subsets_from_the_seed() -> None:
-    rng = np.random.default_rng(9)
-    a, b = rng.normal(size=(30, 3)), rng.normal(1, 1, (40, 3))
-    first, again, other = (
-        metrics.kernel_distance(a, b, subset_size=10, num_subsets=5, seed=seed)
-        for seed in (1, 1, 2)
-    )
-    assert first == again != other
-    assert first.std > 0
-
-
-@pytest.mark.parametrize("size", [1, 31])
-def test_kernel_distance_refuses_subsets_larger_than_a_set(size: int) -> None:
-    with pytest.raises(ValueError, match=r"\[2, 30\]"):
-        metrics.kernel_distance(np.zeros((30, 3)), np.zeros((40, 3)), subset_size=size)
 
 
 def test_errors_by_hand() -> None:
@@ -235,6 +108,34 @@ def test_bootstrap_interval_leaves_undefined_draws_out() -> None:
 def test_one_group_says_nothing_about_spread() -> None:
     interval = metrics.bootstrap_interval([1, 2, 4], ["a"] * 3, lambda v: float(v.mean()))
     assert np.isnan(interval).all()
+
+
+def test_mean_interval_is_the_bootstrap_interval_of_the_mean() -> None:
+    rng = np.random.default_rng(11)
+    values, groups = rng.normal(size=40), [str(i) for i in rng.integers(0, 9, 40)]
+    for level in (0.95, 0.6):
+        expected = metrics.bootstrap_interval(
+            values, groups, lambda v: float(v.mean()), num=150, seed=3, level=level
+        )
+        found = metrics.mean_interval(values, groups, num=150, seed=3, level=level)
+        assert found == pytest.approx(expected)
+    assert np.isnan(metrics.mean_interval([1, 2], ["a", "a"])).all()
+    with pytest.raises(ValueError, match="1 groups for 2 values"):
+        metrics.mean_interval([1, 2], ["a"])
+
+
+def test_recentred_interval_by_hand() -> None:
+    # draws 12, 14, ..., 20 lie 6 above the value on average; deviations -4 to 4
+    draws = [12.0, 14, 16, 18, 20, np.nan]
+    assert metrics.recentred_interval(10, draws, level=0.5) == pytest.approx((8, 12))
+    assert metrics.recentred_interval(10, draws, level=1 - 1e-9) == pytest.approx((6, 14))
+    assert metrics.recentred_interval(1, draws, level=0.5, minimum=0) == pytest.approx((0, 3))
+    assert metrics.recentred_interval(-9, draws, level=0.5, minimum=0) == (0, 0)
+
+
+def test_one_draw_says_nothing_about_spread() -> None:
+    assert np.isnan(metrics.recentred_interval(10, [12.0, np.nan])).all()
+    assert np.isnan(metrics.recentred_interval(10, [])).all()
 
 
 def test_slope_through_origin_by_hand() -> None:
