@@ -246,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few images and features, a minute")
     parser.add_argument("--parts", nargs="+", choices=list(parts(True)), help="only these")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, else printed")
     parser.add_argument("--pass-over", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pass_over:
@@ -264,8 +264,10 @@ def main() -> None:
         report["parts"][name] = chosen[name]()
         report["load"].append(os.getloadavg()[0])
         print(line(name, report["parts"][name]), flush=True)
-        if options.output:
+        if options.output:  # after each part: a long run that is cut short leaves its figures
             options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if not options.output:
+        print(json.dumps(report))
 
 
 def say(text: str) -> None:

@@ -46,10 +46,10 @@ FOLLOWING = {
         "less the means of place and calendar month",
     ),
     "follows_weather": (
-        "anomaly_pearson_given_own_season",
-        "Greenness follows the weather: beyond each place's own season, it is above and below the "
-        "usual where the real one is.",
-        "less those means and a yearly wave of each place",
+        "anomaly_pearson_deseasonalised",
+        "Greenness follows the weather of the year: it is above and below what the place has in the "
+        "same month of other years where the real one is.",
+        "less the mean of the place in the same calendar month of several years",
     ),
 }
 """Claim -> metric of the anomalies, the sentence, and what was taken out."""
@@ -60,6 +60,9 @@ SIMPLE_METHODS = {
     "analogue": ("climate_analogue",),
 }
 """Baselines that a generator must beat, by the claim that it does."""
+
+KNOWING_NO_PLACE = ("class_month_mean", "climate_analogue")
+"""Baselines whose anomalies stand beside a system's: they know a place by its class and climate."""
 
 SIMPLE_WORDS = {
     "copying": "copying an earlier image of the place",
@@ -230,6 +233,12 @@ def _follows(scores: Sequence[Score], system: str, key: str) -> Claim:
     evidence = [_said("Correlation of the anomalies", own)]
     if own is not None and own.low is not None:
         evidence.append(_said("with another place's climate", null))
+        simple = [(name, _row(scores, name, metric)) for name in KNOWING_NO_PLACE]
+        evidence += [
+            _said(name.replace("_", " "), row)
+            for name, row in simple
+            if row is not None and row.value is not None
+        ]
         above_null: bool | None = None
         if null is not None and null.value is not None:
             bound = null.value if null.high is None else null.high

@@ -103,7 +103,7 @@ def evaluate(
     else:
         responses = []
     measured = run.measure(inputs, sets)
-    scores = [*run.score(inputs, measured), *responses]
+    scores = [*run.score(inputs, sets, measured), *responses]
     report = _report(run, reference, inputs, sets, measured, scores)
     tables = {one.name: one.table for one in measured.values()}
     write_report(output, report, tables)

@@ -8,6 +8,7 @@ from ecomap import (
     realism,
     responses,
     vegetation,
+    vegetation_extremes,
     vegetation_pairs,
 )
 from ecomap.scores import Metric
@@ -16,7 +17,7 @@ METRICS: dict[str, Metric] = {
     name: metric
     for module in (
         *(realism, paired, adherence, clip_score),
-        *(vegetation, vegetation_pairs, responses, forecast),
+        *(vegetation, vegetation_extremes, vegetation_pairs, responses, forecast),
     )
     for name, metric in module.METRICS.items()
 }

@@ -149,6 +149,8 @@ def _by_class(
             names = [*judged, *(name for name in COMPARED_IN_BARS if name not in judged)]
             scores = {name: find(rows, system=name, detail=detail) for name in names}
             scores = {name: own for name, own in scores.items() if own}
+            if all(score.value is None for own in scores.values() for score in own):
+                continue
             label = heading_of(report, metric) + (f", {detail}" if detail else "")
             png = group_bars(scores, label, looks)
             figures.append(Figure(caption="", png=png, alt=f"{label} by land cover"))

@@ -20,6 +20,7 @@ from ecomap.realism import realism_scores
 from ecomap.scores import OBSERVED, Score
 from ecomap.tiles import ImageSet, Measured
 from ecomap.vegetation import vegetation_scores
+from ecomap.vegetation_extremes import extreme_scores
 from ecomap.vegetation_pairs import pair_scores
 
 GENERATED_FOLDER, MEASURED_FOLDER = "generated", "measured"
@@ -125,7 +126,9 @@ class Run:
             _check_any(found[images.name])
         return found
 
-    def score(self, inputs: Inputs, measured: Mapping[str, Measured]) -> list[Score]:
+    def score(
+        self, inputs: Inputs, sets: Sequence[ImageSet], measured: Mapping[str, Measured]
+    ) -> list[Score]:
         """All scores of what was measured."""
         config, real = self.config, measured[OBSERVED]
         systems = [one for one in measured.values() if one.name not in (OBSERVED, "others")]
@@ -143,7 +146,7 @@ class Run:
             scores += paired_scores([one for one in systems if one.name in paired], config)
             scores += adherence_scores(real, systems, config)
             if config.clip is not None:
-                tiles = {images.name: images.tiles for images in inputs.systems}
+                tiles = {images.name: images.tiles for images in (inputs.reference, *sets)}
                 scores += clip_scores(
                     [real, *systems],
                     tiles,
@@ -152,7 +155,8 @@ class Run:
                 )
         with self.step("vegetation") as tell:
             scores += vegetation_scores(real.table, paired, config, progress=tell)
-            scores += pair_scores(real.table, paired, config)
+            scores += pair_scores(real.table, paired, config, progress=tell)
+            scores += extreme_scores(real.table, paired, config, progress=tell)
         with self.step("forecast"):
             scores += forecast_scores(real.table, paired, config)
         return scores

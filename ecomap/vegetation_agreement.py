@@ -91,12 +91,21 @@ METRICS: dict[str, Metric] = {
         "place are regressed out",
         reference=_FWL,
     ),
+    "anomaly_pearson_deseasonalised": Metric(
+        label="Correlation with the observed index, deseasonalised",
+        unit="",
+        better="higher",
+        formula="corr(generated, observed), each less its mean of the place and calendar month; "
+        "needs several years",
+        reference=_FWL,
+    ),
 }
 
 
 DATED: dict[str, Control] = {
     "anomaly_pearson_given_place_and_month": "given place and month",
     "anomaly_pearson_given_own_season": "given each place's own season",
+    "anomaly_pearson_deseasonalised": "deseasonalised",
 }
 """Correlations for which the month must be known."""
 

@@ -148,12 +148,12 @@ def test_following_the_climate_needs_an_interval_above_zero_and_above_the_null(o
     assert verdict("follows_climate", *scores) == expected
 
 
-def test_following_the_weather_is_judged_beyond_each_places_own_season():
-    season = {"metric": "anomaly_pearson_given_own_season"}
+def test_following_the_weather_is_judged_against_other_years_of_the_place():
+    season = {"metric": "anomaly_pearson_deseasonalised"}
     scores = [make_score(**OWN | season), make_score(**NULL | season)]
     assert verdict("follows_weather", *scores) == "supported"
     assert verdict("follows_climate", *scores) == "undecided"
-    assert "a yearly wave of each place" in judge("follows_weather").criterion
+    assert "calendar month of several years" in judge("follows_weather").criterion
 
 
 def test_evidence_names_the_numbers_and_what_is_missing():

@@ -77,6 +77,23 @@ def test_a_system_that_knows_places_and_months_only_has_no_anomaly() -> None:
     assert follows["anomaly_pearson_given_place_and_month"].low > 0.5
 
 
+def test_only_several_years_tell_weather_from_season() -> None:
+    """A season of any shape is no weather; one year alone cannot tell them apart."""
+    real = made_table(num_places=20, years=4, seed=3)
+    shape = np.random.default_rng(5).normal(size=(20, 12)) * 3  # each place has its own season
+    of_place = real["place"].astype("category").cat.codes.to_numpy()
+    season = shape[of_place, real["month_index"].astype(int)]
+    weather = noise(real, 2)
+    real = with_index(real, season + weather)
+    climatology = agreement(real, a=with_index(real, season + 0.1 * noise(real, 11)))
+    assert climatology["anomaly_pearson_given_own_season"].value > 0.8
+    score = climatology["anomaly_pearson_deseasonalised"]
+    assert abs(score.value) < 0.1
+    assert score.low < 0 < score.high
+    follows = agreement(real, a=with_index(real, season + weather + noise(real, 4)))
+    assert 0.6 < follows["anomaly_pearson_deseasonalised"].value < 0.8
+
+
 def test_anomalies_equal_pearson_of_group_anomalies() -> None:
     real = made_table(num_places=6)
     real, made = with_index(real, noise(real, 1)), with_index(real, noise(real, 2))
@@ -94,6 +111,8 @@ def test_only_tiles_that_both_know_are_compared() -> None:
     made.iloc[0, made.columns.get_loc("gcc")] = np.nan
     made = pd.concat([made, made.iloc[:1].rename(index=lambda key: "elsewhere").assign(gcc=99.0)])
     found = agreement(real, a=made.sample(frac=1, random_state=0))
+    several_years = found.pop("anomaly_pearson_deseasonalised")
+    assert (several_years.value, several_years.n) == (None, 0)
     assert {score.n for score in found.values()} == {68}
     assert found["index_bias"].value == pytest.approx(1)
     assert found["index_pearson"].value == pytest.approx(1)
