@@ -19,7 +19,7 @@ from ecomap.errors import RequestError
 from ecomap.evaluate_config import EvaluateConfig
 from ecomap.metrics import bootstrap_interval
 from ecomap.schema import CLIMATE
-from ecomap.scores import OBSERVED, Score, find
+from ecomap.scores import FEW_BLOCKS, OBSERVED, Score, find
 
 Verdict = Literal["supported", "not supported", "undecided"]
 
@@ -35,6 +35,9 @@ ROUNDING = 1e-12
 MIN_BLOCKS = 6
 """Fewest blocks with which a two-sided signed-rank test can reach p < 0.05."""
 
+SIZE_FACTOR = 2.0
+"""Slopes have the same size where the interval of their ratio lies within this factor of 1."""
+
 SIZE_CONTROLS = ("given place and month", "within place")
 """What is held fixed when slopes are compared; the first that was measured counts."""
 
@@ -47,8 +50,8 @@ FOLLOWING = {
     ),
     "follows_weather": (
         "anomaly_pearson_deseasonalised",
-        "Greenness follows the weather of the year: it is above and below what the place has in the "
-        "same month of other years where the real one is.",
+        "Greenness follows the weather of the year: it is above and below what the place has in "
+        "the same month of other years where the real one is.",
         "less the mean of the place in the same calendar month of several years",
     ),
 }
@@ -246,7 +249,9 @@ def _follows(scores: Sequence[Score], system: str, key: str) -> Claim:
         elif own.p_value is not None:
             above_null = own.p_value < 0.05
             evidence.append(f"p = {own.p_value:.2g} when climates are permuted among places")
-        if own.low <= 0 or above_null is False:
+        if not _decides(own):
+            pass
+        elif own.low <= 0 or above_null is False:
             verdict = "not supported"
         elif above_null:
             verdict = "supported"
@@ -255,8 +260,8 @@ def _follows(scores: Sequence[Score], system: str, key: str) -> Claim:
         system=system,
         sentence=sentence,
         criterion=f"The interval of the correlation of generated with observed greenness, {less}, "
-        "lies above 0 and above the interval of images made with another place's climate; where "
-        "no such images were made, p < 0.05 under permutation.",
+        f"lies above 0 over {FEW_BLOCKS} blocks or more, and above the interval of images made with "
+        "another place's climate; where no such images were made, p < 0.05 under permutation.",
         verdict=verdict,
         evidence=tuple(evidence),
     )
@@ -346,14 +351,20 @@ def _response_size(
         is_flat = observed.low <= 0 <= observed.high
         evidence.append(_said("observed slope", observed))
         evidence += ["which is not told from 0"] * is_flat
-    if row is not None and row.low is not None and row.high is not None and not is_flat:
-        verdict = "supported" if 0 < row.low <= 1 <= row.high else "not supported"
+    if _decides(row) and not is_flat:
+        assert row is not None and row.low is not None and row.high is not None
+        if row.low >= 1 / SIZE_FACTOR and row.high <= SIZE_FACTOR:
+            verdict = "supported"
+        elif row.high < 1 / SIZE_FACTOR or row.low > SIZE_FACTOR:
+            verdict = "not supported"
     return Claim(
         key="response_size" if variable is None else f"response_size_{variable}",
         system=system,
-        sentence=f"The slope of greenness on {driver} of the month{control} has the observed size.",
-        criterion="The interval of the ratio of slopes holds 1 and lies above 0, and the observed "
-        "slope is itself told from 0.",
+        sentence=f"The slope of greenness on {driver} of the month{control} has the observed "
+        f"size, within a factor of {SIZE_FACTOR:g}.",
+        criterion=f"The whole interval of the ratio of slopes lies between {1 / SIZE_FACTOR:g} and "
+        f"{SIZE_FACTOR:g} over {FEW_BLOCKS} blocks or more, and the observed slope is itself told "
+        "from 0; not so where the whole interval lies outside.",
         verdict=verdict,
         evidence=tuple(evidence),
     )
@@ -380,7 +391,8 @@ def _looks_real(scores: Sequence[Score], system: str) -> Claim:
         system=system,
         sentence="As a set, the images are as realistic as real images of other places.",
         criterion="In every feature space the interval of the Fréchet distance to the real images "
-        "reaches that of other real images. Distances fall with the number of images, so where "
+        "ends where that of other real images does, or before; not so where it begins beyond it in "
+        "any. Distances fall with the number of images, so where "
         "the numbers differ only a verdict that stands in spite of that counts.",
         verdict=verdict,
         evidence=evidence or ("No distances were measured",),
@@ -392,16 +404,17 @@ def _reaches(row: Score, floor: Score | None) -> Verdict:
     if row.low is None or floor is None or floor.value is None:
         return "undecided"
     top = floor.value if floor.high is None else floor.high
-    if row.low <= top:
-        return "supported" if floor.n >= row.n else "undecided"
-    return "not supported" if floor.n <= row.n else "undecided"
+    if row.low > top:
+        return "not supported" if floor.n <= row.n else "undecided"
+    is_below = row.high is not None and row.high <= top and floor.n >= row.n
+    return "supported" if is_below and _decides(row) else "undecided"
 
 
 def _has_skill(scores: Sequence[Score], system: str) -> Claim:
     """Share of places and classes where the forecast beats climatology."""
     row = _row(scores, system, "forecast_outperformance")
     verdict: Verdict = "undecided"
-    if row is not None and row.low is not None:
+    if row is not None and row.low is not None and _decides(row):
         verdict = "supported" if row.low > 0.5 else "not supported"
     return Claim(
         key="forecast_skill",
@@ -413,6 +426,13 @@ def _has_skill(scores: Sequence[Score], system: str) -> Claim:
         verdict=verdict,
         evidence=(_said("Share of places", row),),
     )
+
+
+def _decides(row: Score | None) -> bool:
+    """Whether a score has an interval over enough blocks to decide a claim."""
+    if row is None or row.low is None or row.high is None:
+        return False
+    return row.num_blocks is None or row.num_blocks >= FEW_BLOCKS
 
 
 def _row(

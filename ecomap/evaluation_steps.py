@@ -86,7 +86,8 @@ class Run:
         if note := training_note(bundle.card, inputs.given[0].images.tiles):
             self.notes.append(note)
         config = self.config
-        steps, guidance = config.steps or STEPS, config.guidance or GUIDANCE
+        steps = STEPS if config.steps is None else config.steps
+        guidance = GUIDANCE if config.guidance is None else config.guidance
         self.generation |= {"steps": steps, "guidance": guidance, "seed": config.seed}
         with self.step("make images") as tell:
             maker = open_maker(

@@ -63,7 +63,8 @@ def signature_of(images: ImageSet, index: int) -> str | None:
         part, index = images.find(index)
         return signature_of(part, index)
     signature = getattr(images, "signature", None)
-    return None if signature is None else str(signature(index))
+    found = None if signature is None else signature(index)
+    return None if found is None else str(found)
 
 
 def take(

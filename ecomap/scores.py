@@ -12,6 +12,9 @@ Section = Literal["realism", "paired", "adherence", "vegetation", "response", "f
 Better = Literal["lower", "higher", "zero", "one", "none"]
 """Which values are good. ``none``: the value describes and does not judge."""
 
+FEW_BLOCKS = 10
+"""With fewer blocks percentile intervals are clearly too narrow, and decide no claim."""
+
 OBSERVED = "observed"
 """System of scores that describe the real images themselves."""
 

@@ -12,7 +12,7 @@ from ecomap.errors import RequestError
 from ecomap.evaluate_config import EvaluateConfig
 from ecomap.panel import Codes, Held, Values
 from ecomap.schema import CLIMATE
-from ecomap.scores import OBSERVED, Score
+from ecomap.scores import FEW_BLOCKS, OBSERVED, Score
 from ecomap.tiles import group_masks
 
 INDICES = ("gcc", "vari", "exg", "snow_frac", "ndvi", "evi", "ndsi")
@@ -27,9 +27,6 @@ PLACE_ONLY, MONTH_ONLY = "place_only", "month_only"
 MIN_KNOWN_FRAC = 0.5
 """A climate variable that is known for a smaller share of the tiles is left out: all variables are
 compared on the same tiles."""
-
-FEW_BLOCKS = 10
-"""With fewer blocks percentile intervals are clearly too narrow."""
 
 Estimate = tuple[float | None, float | None, float | None, float | None]
 """Value, low, high, p value."""

@@ -233,15 +233,19 @@ SLOPE = {"system": OBSERVED, "metric": "climate_slope", "detail": WITHIN, "value
         ({}, {"low": 0.003, "high": 0.005}, "supported"),
         ({}, None, "supported"),
         ({}, {"low": -0.001, "high": 0.005}, "undecided"),
-        ({"high": 0.99}, None, "not supported"),
-        ({"low": 1.01}, None, "not supported"),
-        ({"low": -0.2}, None, "not supported"),
+        ({"low": 0.5, "high": 2.0}, None, "supported"),
+        ({"low": 0.49}, None, "undecided"),
+        ({"high": 2.01}, None, "undecided"),
+        ({"low": -0.2}, None, "undecided"),
+        ({"low": 0.1, "high": 0.49}, None, "not supported"),
+        ({"low": 2.01, "high": 3.0}, None, "not supported"),
+        ({"low": -3.0, "high": -0.6}, None, "not supported"),
         ({"low": None, "high": None}, None, "undecided"),
+        ({"num_blocks": 9}, None, "undecided"),
+        ({"num_blocks": 10}, None, "supported"),
     ],
 )
-def test_the_size_of_a_response_needs_a_ratio_that_holds_one_and_not_zero(
-    ratio, observed, expected
-):
+def test_the_size_of_a_response_needs_a_ratio_within_a_factor_of_two(ratio, observed, expected):
     scores = [make_score(**RATIO | ratio)]
     scores += [make_score(**SLOPE | observed)] if observed else []
     assert verdict("response_size_temperature_c", *scores) == expected
@@ -280,11 +284,13 @@ def realism(space, distance, floor, *, n=144, floor_n=144):
 @pytest.mark.parametrize(
     ("distance", "floor_n", "expected"),
     [
-        (106.0, 144, "supported"),  # 98 reaches 98
+        (90.0, 144, "supported"),  # ends at 98, where the floor ends
+        (90.1, 144, "undecided"),
+        (106.0, 144, "undecided"),  # begins at 98
         (106.1, 144, "not supported"),
-        (106.0, 72, "undecided"),  # the floor may be high because it has few images
+        (90.0, 72, "undecided"),  # the floor may be high because it has few images
         (106.1, 72, "not supported"),  # too far even from a floor that has few images
-        (106.0, 288, "supported"),  # reaches even a floor with more images
+        (90.0, 288, "supported"),  # below even a floor with more images
         (106.1, 288, "undecided"),
     ],
 )

@@ -72,6 +72,14 @@ def test_signatures_are_those_of_the_images_behind():
     assert signature_of(Numbered([1]), 0) is None
 
 
+def test_an_image_of_unknown_origin_has_no_signature():
+    class Unsure(Numbered):
+        def signature(self, index: int) -> None:
+            return None
+
+    assert signature_of(take(Unsure([1]), [0]), 0) is None
+
+
 def test_subsets_can_be_pickled():
     part = pickle.loads(pickle.dumps(take(Numbered([5, 6, 7]), [1])))
     assert value(part, 0) == 6
