@@ -260,8 +260,8 @@ def _follows(scores: Sequence[Score], system: str, key: str) -> Claim:
         system=system,
         sentence=sentence,
         criterion=f"The interval of the correlation of generated with observed greenness, {less}, "
-        f"lies above 0 over {FEW_BLOCKS} blocks or more, and above the interval of images made with "
-        "another place's climate; where no such images were made, p < 0.05 under permutation.",
+        f"lies above 0 over {FEW_BLOCKS} blocks or more, and above the interval of images made "
+        "with another place's climate; where no such images were made, p < 0.05 under permutation.",
         verdict=verdict,
         evidence=tuple(evidence),
     )
@@ -351,9 +351,10 @@ def _response_size(
         is_flat = observed.low <= 0 <= observed.high
         evidence.append(_said("observed slope", observed))
         evidence += ["which is not told from 0"] * is_flat
-    if _decides(row) and not is_flat:
-        assert row is not None and row.low is not None and row.high is not None
-        if row.low >= 1 / SIZE_FACTOR and row.high <= SIZE_FACTOR:
+    if row is not None and row.low is not None and row.high is not None:
+        if is_flat or not _decides(row):
+            pass
+        elif row.low >= 1 / SIZE_FACTOR and row.high <= SIZE_FACTOR:
             verdict = "supported"
         elif row.high < 1 / SIZE_FACTOR or row.low > SIZE_FACTOR:
             verdict = "not supported"
