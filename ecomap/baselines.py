@@ -133,7 +133,8 @@ class _Maker:
             own_groups = _groups_of(target)
             found = [g for g in own_groups if self._has_another(groups.get(g, ()), target)]
             if not found:
-                unserved.add("no clear training frame of the same calendar month", target)
+                unserved.add("no clear training frame of the same calendar month and hemisphere; "
+                             "--training FOLDER names some", target)  # fmt: skip
                 continue
             if target.land_cover is None or found[0] != own_groups[0]:
                 fallbacks.add("mean of the month: no training frame of its land cover", target)
@@ -212,8 +213,11 @@ class _Reasons(dict[str, list[str]]):
 
 
 def _groups_of(tile: ScoredTile) -> list[str]:
-    """Groups whose mean may stand for a tile, the best first; months sort together."""
+    """Groups whose mean may stand for a tile, the best first; months sort together.
+
+    A month is one of a hemisphere: July is summer here and winter there.
+    """
     if tile.month is None:
         return []
-    month = tile.month[5:]
+    month = tile.month[5:] + (" south" if (tile.lat or 0.0) < 0 else "")
     return [month] if tile.land_cover is None else [f"{month} {tile.land_cover.label}", month]

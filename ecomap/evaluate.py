@@ -30,7 +30,7 @@ from ecomap.evaluation_notes import reading_notes
 from ecomap.evaluation_page import write_page_of
 from ecomap.evaluation_report import Input, Report, Space, System, write_report
 from ecomap.evaluation_result import EvaluateResult
-from ecomap.evaluation_steps import Progress, Run
+from ecomap.evaluation_steps import Progress, Run, cautious
 from ecomap.features import open_space
 from ecomap.image_sets import FileImageSet
 from ecomap.published import published_scores
@@ -103,7 +103,7 @@ def evaluate(
     else:
         responses = []
     measured = run.measure(inputs, sets)
-    scores = [*run.score(inputs, sets, measured), *responses]
+    scores = [cautious(one) for one in (*run.score(inputs, sets, measured), *responses)]
     report = _report(run, reference, inputs, sets, measured, scores)
     tables = {one.name: one.table for one in measured.values()}
     write_report(output, report, tables)
@@ -177,8 +177,9 @@ def _input(given: Given) -> Input:
 
 
 def _contents(images: FileImageSet) -> str:
-    """Hash over keys of tiles, and names and contents of the files that they are in."""
-    paths = sorted({file.path for file in images.files}, key=lambda path: path.name)
+    """Hash over keys of tiles, and names and contents of their files and masks."""
+    found = {path for file in images.files for path in (file.path, file.mask) if path is not None}
+    paths = sorted(found, key=lambda path: path.parts)
     keys = "\n".join(tile.key for tile in images.tiles)
     return hashlib.sha256(f"{fingerprint(paths)}\n{keys}".encode()).hexdigest()
 

@@ -55,7 +55,7 @@ class EvaluateConfig(Config):
     """Cases of each climate response, five images each; 0 leaves responses out."""
     steps: int | None = Field(default=None, ge=1)
     """Solver steps; by default the sampler's."""
-    guidance: float | None = None
+    guidance: float | None = Field(default=None, ge=0)
     """Guidance scale; by default the sampler's."""
 
     @field_validator("months")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ecomap.baseline_sets import Baseline
 from ecomap.baselines import DESCRIPTIONS, make_baselines
+from ecomap.blocks import with_blocks
 from ecomap.errors import RequestError
 from ecomap.evaluate_config import EvaluateConfig
 from ecomap.image_sets import FileImageSet, open_image_set
 from ecomap.image_subsets import Joined, take
-from ecomap.pairing import pair
+from ecomap.pairing import Pairing, pair
 from ecomap.places import choose_targets
 from ecomap.schema import Split
 from ecomap.scores import OBSERVED
@@ -86,9 +87,10 @@ def gather_folders(
         DataError: If a folder cannot be used.
     """
     real = _open(reference, "reference", config, masks=masks)
-    systems: list[ImageSet] = []
-    given: list[Given] = []
-    unpaired, scored = set(), set()
+    splits = scored_splits(real.tiles, config)
+    systems: list[FileImageSet] = []
+    pairings: list[Pairing] = []
+    scored, has_few_pairs = set[int](), False
     for name, path in generated.items():
         made = open_image_set(
             path, name=name, kind="generated", size_px=config.size_px,
@@ -96,28 +98,44 @@ def gather_folders(
         )  # fmt: skip
         _check_sizes(real, made, path)
         found = pair(real.tiles, made.tiles)
-        indices = [own for _, own in found.pairs] or list(range(len(made.tiles)))
-        if not found.is_paired:
-            unpaired.add(name)
-        scored |= {other for other, _ in found.pairs}
-        systems.append(take(made, indices, tiles=[found.tiles[index] for index in indices]))
-        left = {"no real image": len(found.only_generated) if found.is_paired else 0}
-        dropped = {reason: len(keys) for reason, keys in made.dropped.items()} | left
+        systems.append(made)
+        pairings.append(found)
+        scored |= {other for other, _ in found.pairs if real.tiles[other].split in splits}
+        has_few_pairs |= 2 * len(found.pairs) < len(made.tiles)
+    if has_few_pairs:  # images without a partner are compared with all real ones, as sets
+        scored |= {index for index, tile in enumerate(real.tiles) if tile.split in splits}
+    wanted = sorted(scored)
+    if not wanted:
+        raise RequestError(
+            f"No real image of {reference} that pairs is on the sides {', '.join(splits)} of its "
+            "split. Name others, such as splits=[train,val,test]."
+        )
+    parts, given, unpaired = [], [], set()
+    for made, found in zip(systems, pairings, strict=True):
+        other_side = {own for real_one, own in found.pairs if real_one not in scored}
+        indices = [index for index in range(len(made.tiles)) if index not in other_side]
+        if len(other_side) == len(found.pairs):
+            unpaired.add(made.name)
+        left_out = {reason: len(keys) for reason, keys in made.dropped.items()}
+        left_out |= {"its real image is on another side of the split": len(other_side)}
+        parts.append((made, indices, [found.tiles[index] for index in indices]))
         given.append(
             Given(
-                name=name, images=made, path=path, num_scored=len(indices),
-                dropped={reason: num for reason, num in dropped.items() if num},
+                name=made.name, images=made, path=generated[made.name], num_scored=len(indices),
+                dropped={reason: num for reason, num in left_out.items() if num},
                 notes=(*made.notes, *found.notes),
             )
         )  # fmt: skip
-    splits = scored_splits(real.tiles, config)
-    wanted = sorted(scored) if not unpaired else _of_splits(real.tiles, splits, scored)
+    tiles, *own = with_blocks([real.tiles[i] for i in wanted], *(part for *_, part in parts))
     history, learnt = _history(real, training, config)
     return Inputs(
-        reference=take(real, wanted, name=OBSERVED),
+        reference=take(real, wanted, tiles=tiles, name=OBSERVED),
         history=history,
         training=learnt,
-        systems=systems,
+        systems=[
+            take(made, indices, tiles=part)
+            for (made, indices, _), part in zip(parts, own, strict=True)
+        ],
         unpaired=frozenset(unpaired),
         given=(_given_reference(real, reference, wanted, "no generated image"), *given),
     )
@@ -144,25 +162,31 @@ def choose_from_dataset(
     wanted = [index[tile.key] for tile in targets.chosen]
     others = [index[tile.key] for tile in targets.others]
     history, learnt = _history(real, training, config)
+    blocks = with_blocks(targets.chosen, targets.others, targets.pool)
     given = _given_reference(real, reference, wanted, "not chosen")
     left = {**given.dropped, **targets.dropped}
     left["not chosen"] = len(real.tiles) - len(wanted) - sum(targets.dropped.values())
     return Inputs(
-        reference=take(real, wanted, name=OBSERVED),
+        reference=take(real, wanted, tiles=blocks[0], name=OBSERVED),
         history=history,
         training=learnt,
-        pool=targets.pool,
-        others=take(real, others, name="others") if others else None,
+        pool=blocks[2],
+        others=take(real, others, tiles=blocks[1], name="others") if others else None,
         given=(replace(given, dropped={k: v for k, v in left.items() if v}),),
     )
 
 
 def scored_splits(tiles: Sequence[ScoredTile], config: EvaluateConfig) -> tuple[Split, ...]:
-    """Sides that may be scored: those of the settings, else the test side, else all."""
+    """Sides that may be scored: those of the settings, else the test side.
+
+    Without a test side, all but the training side; all where nothing is divided.
+    """
     if config.splits is not None:
         return config.splits
     found = {tile.split for tile in tiles}
-    return ("test",) if "test" in found else tuple(sorted(found))
+    if "test" in found:
+        return ("test",)
+    return tuple(sorted(found - {"train", "buffer"})) or tuple(sorted(found))
 
 
 def baselines_of(inputs: Inputs, config: EvaluateConfig) -> tuple[list[Baseline], dict[str, str]]:
@@ -218,11 +242,6 @@ def _check_sizes(real: FileImageSet, made: FileImageSet, path: Path) -> None:
             f"{real.size[0]} x {real.size[1]} px. Expected one size; bring both to one with "
             f"size_px={min(*made.size, *real.size)}."
         )
-
-
-def _of_splits(tiles: Sequence[ScoredTile], splits: Sequence[Split], also: set[int]) -> list[int]:
-    """Positions of the tiles of some sides, and of others that are scored anyway."""
-    return [i for i, tile in enumerate(tiles) if tile.split in splits or i in also]
 
 
 def _history(

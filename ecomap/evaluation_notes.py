@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
+from ecomap.scores import FEW_BLOCKS
 from ecomap.tiles import ScoredTile
 
 BLUE_MARBLE_NOTE = (
     "The frames are Blue Marble: cloud-free, colour-corrected monthly composites of 2004 at about "
     "7.4 km a pixel. They are not Sentinel-2 tiles, and no number here may be set beside one that "
     "was measured on 10 m imagery."
+)
+TRAINING_NOTE = (
+    "Some scored tiles are on the training side of the dataset: models, baselines and the feature "
+    "network may have seen them."
 )
 NORMALS_NOTE = (
     "The climate of the tiles is a long-term mean, the frames show one year: the weather of that "
@@ -16,7 +21,8 @@ NORMALS_NOTE = (
 )
 NOTES = {
     "intervals": "Intervals are {level:.0%} intervals of a bootstrap over blocks of {block:g} "
-    "degrees; the tiles lie in {num} blocks, and few blocks make wide and rough intervals.",
+    "degrees, joined where tiles overlap; the tiles lie in {num} blocks. Intervals over fewer than "
+    "{few} are too narrow, say so, and decide no claim.",
     "land": "Indices are means over the valid land pixels of each image (neither as dark as deep "
     "water nor dark blue), over its own land, because no condition says where the coast runs. Snow "
     "counts in greenness as the grey that it is.",
@@ -33,6 +39,9 @@ NOTES = {
     "baselines": "Persistence, previous year and analogue are real frames: their distances to real "
     "images are those of real images. Means of many frames are blurred, and judged unfairly by all "
     "distances of images; their indices are fair.",
+    "features": "The feature network eo learnt Blue Marble's training side: baselines made of its "
+    "frames (analogue, mean of class and month) are judged by a network that has seen them, and "
+    "may score better than real tiles of the test side, which are no upper bound.",
     "response": "Observed slopes are not effects: across places and over months, radiation, soils "
     "and people differ along with the climate. The generated slope is the model's effect of a "
     "change sustained over all months that it sees; its nearest observed kin is the slope across "
@@ -51,9 +60,11 @@ def reading_notes(tiles: Sequence[ScoredTile], *, level: float, block_deg: float
     """
     blocks = {tile.block for tile in tiles} - {None}
     notes = []
+    if any(tile.split == "train" for tile in tiles):
+        notes.append(TRAINING_NOTE)
     if any(tile.record is not None and tile.record.source == "bluemarble" for tile in tiles):
         notes.append(BLUE_MARBLE_NOTE)
     if any(tile.climate_kind == "normal" for tile in tiles):
         notes.append(NORMALS_NOTE)
-    first = NOTES["intervals"].format(level=level, block=block_deg, num=len(blocks))
+    first = NOTES["intervals"].format(level=level, block=block_deg, num=len(blocks), few=FEW_BLOCKS)
     return [*notes, first, *list(NOTES.values())[1:]]

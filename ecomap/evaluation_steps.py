@@ -17,7 +17,7 @@ from ecomap.forecast import forecast_scores
 from ecomap.measured_store import measure_kept
 from ecomap.paired import paired_scores
 from ecomap.realism import realism_scores
-from ecomap.scores import OBSERVED, Score
+from ecomap.scores import FEW_BLOCKS, OBSERVED, Score
 from ecomap.tiles import ImageSet, Measured
 from ecomap.vegetation import vegetation_scores
 from ecomap.vegetation_extremes import extreme_scores
@@ -163,13 +163,24 @@ class Run:
         return scores
 
 
+def cautious(score: Score) -> Score:
+    """A score whose interval rests on few blocks says so."""
+    if score.low is None or score.num_blocks is None or score.num_blocks >= FEW_BLOCKS:
+        return score
+    caution = f"{score.num_blocks} blocks: the interval is too narrow"
+    if caution in score.flag:
+        return score
+    return replace(score, flag="; ".join(filter(None, (score.flag, caution))))
+
+
 def _check_any(measured: Measured) -> None:
     """Without a single image there is nothing to say."""
     if measured.kind in ("reference", "generated") and not len(measured.table):
         told = ", ".join(f"{reason}: {len(keys)}" for reason, keys in measured.problems.items())
         raise DataError(
             f"No image of {measured.name!r} can be scored ({told}). Expected 8-bit RGB images of "
-            "one size with some content; mend them, or state a size with size_px=N."
+            "one size with some content; mend them, or, where sizes differ, name one with "
+            "size_px=N."
         )
 
 

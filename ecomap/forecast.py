@@ -13,6 +13,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -35,7 +36,11 @@ from ecomap.vegetation_tables import (
     usable_tables,
 )
 
-CLIMATOLOGIES = ("place_month_mean", "class_month_mean")
+OWN_CLIMATOLOGY = "place_month_mean"
+OTHER_PLACES = "the climatology is that of other places"
+"""Flag where the place's own past years are not known: GreenEarthNet's climatology is the own."""
+
+CLIMATOLOGIES = (OWN_CLIMATOLOGY, "class_month_mean")
 """Systems that stand for the climatology, the first that is there."""
 
 _LABEL = "GreenEarthNet-style, monthly, tile means"
@@ -114,7 +119,7 @@ def forecast_scores(
     real = tables[OBSERVED]
     indices = index_columns(real, GREENNESS)
     tables |= systems_without_climate(real, indices)
-    tables.pop(PLACE_ONLY)  # a constant at each place forecasts no month
+    tables.pop(PLACE_ONLY, None)  # a constant at each place forecasts no month
     if climatology is not None and climatology not in systems:
         raise RequestError(
             f"There is no system {climatology!r} to take as climatology. Expected one of "
@@ -131,7 +136,15 @@ def forecast_scores(
         for index in (name for name in indices if name in table):
             base = tables.get(climatology or "")
             scores += _system_scores(system, index, real, table, base, config)
-    return scores
+    is_own = climatology == OWN_CLIMATOLOGY
+    return scores if is_own else [_of_other_places(score) for score in scores]
+
+
+def _of_other_places(score: Score) -> Score:
+    """Outperformance over a climatology that does not know the place says so."""
+    if score.metric != "forecast_outperformance" or score.value is None:
+        return score
+    return replace(score, flag="; ".join(filter(None, (OTHER_PLACES, score.flag))))
 
 
 def _system_scores(

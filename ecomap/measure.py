@@ -125,27 +125,37 @@ def index_measures(frame: Frame) -> dict[str, float]:
     all_land = land if has_land else indices.land_mask(rgb) & valid
     vari = indices.vari(rgb)
     vari[np.abs(vari) > MAX_VARI] = np.nan
-    bands = frame.bands
-    nothing = np.full(valid.shape, np.nan, np.float32)
-    near_infrared = bands.get("B08", bands.get("B8A", nothing))
-    blue, green, red, short_wave = (bands.get(b, nothing) for b in ("B02", "B03", "B04", "B11"))
     maps = {
         "gcc": indices.green_chromatic_coordinate(rgb),
         "vari": vari,
         "exg": indices.excess_green(rgb),
         "snow_frac": indices.snow_mask(rgb).astype(np.float32),
+        **_band_maps(frame.bands, valid.shape),
+    }
+    found = {name: indices.mean_over(values, land) for name, values in maps.items()}
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    is_saturated = np.maximum(np.maximum(red, green), blue) == 255
+    return found | {
+        "land_px_frac": indices.mean_over(all_land.astype(np.float32), valid),
+        "brightness": float(rgb[valid].mean()) if valid.any() else float("nan"),
+        "saturation_frac": indices.mean_over(is_saturated.astype(np.float32), valid),
+        "valid_frac": float(valid.mean()),
+    }
+
+
+def _band_maps(
+    bands: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...]
+) -> dict[str, NDArray[np.float32]]:
+    """Indices of reflectance; NaN where a band is missing."""
+    nothing = np.full(shape, np.nan, np.float32)
+    if not bands:
+        return dict.fromkeys(("ndvi", "evi", "ndsi"), nothing)
+    near_infrared = bands.get("B08", bands.get("B8A", nothing))
+    blue, green, red, short_wave = (bands.get(b, nothing) for b in ("B02", "B03", "B04", "B11"))
+    return {
         "ndvi": indices.ndvi(near_infrared, red),
         "evi": indices.evi(near_infrared, red, blue),
         "ndsi": indices.ndsi(green, short_wave),
-    }
-    found = {name: indices.mean_over(values, land) for name, values in maps.items()}
-    channel_mean = rgb.mean(-1, dtype=np.float32)
-    is_saturated = (rgb == 255).any(-1).astype(np.float32)
-    return found | {
-        "land_px_frac": indices.mean_over(all_land.astype(np.float32), valid),
-        "brightness": indices.mean_over(channel_mean, valid),
-        "saturation_frac": indices.mean_over(is_saturated, valid),
-        "valid_frac": float(valid.mean()),
     }
 
 

@@ -440,14 +440,14 @@ def _frechet_rows(
     if match.group_kind != "all":
         return rows
     metric = "frechet_distance_extrapolated"
-    if match.num < MIN_EXTRAPOLATED:
-        refused = f"refused: {match.num} images, {MIN_EXTRAPOLATED} needed"
+    needed = max(MIN_EXTRAPOLATED, a.shape[1] + 1)
+    if match.num < needed:  # below full rank it is no line in 1/n
+        refused = f"refused: {match.num} images, {needed} needed"
         return [*rows, match.score(metric, space, None, flag=refused)]
     value = pair.extrapolated(*draws.orders)
     found = [pair.extrapolated(*orders) for orders in zip(*draws.redrawn, strict=True)]
     interval = recentred_interval(value, found, level=config.level) if found else None
-    flag = f"not yet a line in 1/n: {few}" if few else ""
-    return [*rows, match.score(metric, space, value, interval, flag=flag)]
+    return [*rows, match.score(metric, space, value, interval)]
 
 
 def _manifold_rows(

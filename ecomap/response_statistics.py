@@ -6,7 +6,7 @@ weather. All these statistics are quotients of sums, so that a draw is a weight 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,13 @@ class Row:
         weights = block_weights(len(order), self.config)
         draws = [quotient(*(weights @ one.sums(order)).T) for one in (made, seen)]
         value = quotient(np.array([made.slope]), np.array([seen.slope]))[0]
-        return self.score("response_ratio", value, quotient(*draws), len(order))
+        score = self.score("response_ratio", value, quotient(*draws), len(set(made.blocks)))
+        ends = (1 - self.config.level) / 2
+        low, high = np.quantile(draws[1][np.isfinite(draws[1])], [ends, 1 - ends])
+        if low <= 0 <= high:
+            unsure = "the observed slope does not differ from 0: no bounded interval"
+            return replace(score, low=None, high=None, flag=unsure)
+        return score
 
     def mean(self, metric: str, values: Values) -> Score:
         """Mean over cases with its interval over blocks."""

@@ -64,10 +64,14 @@ class ScoredTile:
     split: Split = "unassigned"
     record: TileRecord | None = None
     """The record itself where the set is a dataset."""
+    region: str | None = None
+    """Block in which the tile is drawn, where it was found (`ecomap.blocks.with_blocks`)."""
 
     @property
     def block(self) -> str | None:
-        """Cell of `BLOCK_DEG` degrees, the place where its position is not known."""
+        """Its region; else the cell of `BLOCK_DEG` degrees, else the place."""
+        if self.region is not None:
+            return self.region
         if self.lat is None or self.lon is None:
             return self.place
         return f"{self.lat // BLOCK_DEG:.0f},{self.lon // BLOCK_DEG:.0f}"

@@ -129,7 +129,7 @@ def find_extremes(table: pd.DataFrame, variable: str, side: int) -> Extremes:
         variable: Climate variable.
         side: 1 for far above the normal, -1 for far below.
     """
-    names = table["place"].astype(str) + table["month_index"].astype(str)
+    names = table["place"].astype(str) + "\n" + table["month_index"].astype(str)
     cells = panel.codes(names)
     anomaly = _standardised(table[variable].to_numpy(np.float64), cells)
     temperature = _cell_means(table["temperature_c"].to_numpy(np.float64), cells)

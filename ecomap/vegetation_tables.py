@@ -108,14 +108,20 @@ def systems_without_climate(real: pd.DataFrame, indices: Sequence[str]) -> dict[
     """Two systems that know observed means and nothing else.
 
     ``place_only``: each place's mean; ``month_only``: the mean of a calendar month over the places
-    of a hemisphere. Both have seen the answers, so they flatter themselves.
+    of a hemisphere. Both have seen the answers, so they flatter themselves. Where no place has two
+    tiles, or no month is known, the one in question says nothing and is left out.
     """
     place_only, month_only = real.copy(), real.copy()
     seasons = season_series(real)
     for name in indices:
         place_only[name] = real.groupby("place")[name].transform("mean")
         month_only[name] = real.groupby(seasons)[name].transform("mean")
-    return {PLACE_ONLY: place_only, MONTH_ONLY: month_only}
+    found = {}
+    if real["place"].duplicated().any():
+        found[PLACE_ONLY] = place_only
+    if seasons.notna().any():
+        found[MONTH_ONLY] = month_only
+    return found
 
 
 def season_series(table: pd.DataFrame) -> "pd.Series[float]":

@@ -49,7 +49,10 @@ def history() -> Album:
 
 
 TRAINING = [5, 6, 7, 8]
-WITHOUT = "no clear training frame of the same calendar month"
+WITHOUT = (
+    "no clear training frame of the same calendar month and hemisphere; --training FOLDER names "
+    "some"
+)
 
 
 def test_each_baseline_by_hand(history):
@@ -87,7 +90,7 @@ def test_the_past_is_strictly_before_the_month(history):
     assert [tile.month for tile in made["previous_year"].tiles] == ["2003-01", "2004-01"]
     assert len(made["place_month_mean"].unserved) == 1
     assert missing == {
-        "class_month_mean": "no clear training frame of the same calendar month (5 tiles)",
+        "class_month_mean": f"{WITHOUT} (5 tiles)",
         "climate_analogue": "no clear training frame of another place has a known climate in its "
         "calendar month, or its own is not known (5 tiles)",
         "constant_colour": "no clear training frame (5 tiles)",
@@ -198,3 +201,11 @@ def test_the_mean_colour_is_read_month_by_month():
     months = [world.tiles[i].month for i in constant.members["all"]]
     assert months == sorted(months)
     assert len(months) == 36
+
+
+def test_a_month_is_one_of_a_hemisphere(history):
+    """July is summer here and winter there: their mean would be no climatology of either."""
+    south = [replace(tile, lat=-10.0) for tile in (scored("s", 1, land_cover=FOREST),)]
+    made, missing = make(south, history, TRAINING)
+    assert "class_month_mean" not in made
+    assert WITHOUT in missing["class_month_mean"]

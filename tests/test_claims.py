@@ -133,9 +133,9 @@ NULL = {"system": "shuffled_climate", "metric": ANOMALY, "value": 0.0, "low": -0
         (OWN, NULL | {"low": None, "high": None, "value": 0.3}, "not supported"),
         (OWN | {"low": -0.01}, NULL | {"value": -0.3, "high": -0.2}, "not supported"),
         (OWN | {"low": None, "value": None}, NULL, "undecided"),
-        (OWN | {"p_value": 0.01}, None, "supported"),
-        (OWN | {"p_value": 0.05}, None, "not supported"),
+        (OWN | {"p_value": 0.01}, None, "undecided"),
         (OWN | {"p_value": 0.01}, NULL | {"high": 0.3}, "not supported"),
+        (OWN | {"num_blocks": 9}, NULL, "undecided"),
         (OWN, None, "undecided"),
         (OWN | {"low": -0.1}, None, "not supported"),
         (OWN | {"detail": "snow_frac"}, NULL, "undecided"),
@@ -162,9 +162,9 @@ def test_evidence_names_the_numbers_and_what_is_missing():
         "Correlation of the anomalies 0.4 [0.25, 0.5] (n = 144, 12 blocks; 5 blocks: too narrow)",
         "with another place's climate: not measured",
     )
-    claim = judge("follows_climate", [make_score(**OWN | {"num_blocks": None, "p_value": 0.004})])
+    claim = judge("follows_climate", [make_score(**OWN | {"num_blocks": None})])
     assert claim.evidence[0] == "Correlation of the anomalies 0.4 [0.25, 0.5] (n = 144)"
-    assert claim.evidence[-1] == "p = 0.004 when climates are permuted among places"
+    assert claim.evidence[-1] == "with another place's climate: not measured"
 
 
 def test_greenness_is_better_than_that_of_a_worse_baseline_and_not_of_an_equal_one():

@@ -83,6 +83,7 @@ def test_the_verbs_are_those_that_people_know():
         "prep export",
         "prep report",
         "train",
+        "evaluate",
         "model path",
         "model list",
         "generate",
@@ -283,7 +284,8 @@ def test_a_config_without_a_known_task_names_the_tasks(config_file):
     config_file.write_text("task: lora\n")
     done = run("train", config_file)
     assert done.exit_code == 2
-    assert done.stderr.endswith("task is 'lora'; choose one of autoencoder, transformer.\n")
+    tasks = "autoencoder, features, transformer"
+    assert done.stderr.endswith(f"task is 'lora'; choose one of {tasks}.\n")
 
 
 @pytest.mark.parametrize("task", TASKS)

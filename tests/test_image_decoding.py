@@ -1,6 +1,5 @@
 """Files are read as they are, or refused under the reason that fits."""
 
-import pickle
 import struct
 import zlib
 
@@ -57,7 +56,6 @@ def reason_of(path, **options):
     with pytest.raises(ImageError) as caught:
         decode(path, **options)
     assert str(path) in str(caught.value)
-    assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
     return caught.value.reason
 
 

@@ -353,6 +353,7 @@ class Trap:
         return frame(np.full((16, 16, 3), os.getpid() % 256, np.uint8))
 
 
+@pytest.mark.slow  # a fresh process imports torch
 def test_processes_and_this_process_give_the_same(tmp_path):
     images, real = MadeSet([1, None, 2, 3, 4]), MadeSet([6, 7, None, 8], name="real")
     expected = measure(images, real)

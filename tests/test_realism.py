@@ -187,7 +187,7 @@ def test_distances_with_fewer_images_than_features_are_flagged() -> None:
     scores = run(*wide)
     assert one(scores, "frechet_distance").flag == "biased upwards: n = 12 for 12 features"
     row = one(scores, "frechet_distance_extrapolated")
-    assert row.flag == "not yet a line in 1/n: n = 12 for 12 features"
+    assert (row.value, row.flag) == (None, "refused: 12 images, 13 needed")
     narrow = [measured(name, normal(13, 12, seed=8)) for name in ("real", "made")]
     assert one(run(*narrow), "frechet_distance").flag == ""
 

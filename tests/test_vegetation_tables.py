@@ -79,7 +79,9 @@ def test_systems_without_climate_are_means_of_places_and_of_months_of_a_hemisphe
     expected = np.repeat([1.0, 3.0, 3.0], 12) + of_month
     assert systems["month_only"]["gcc"].tolist() == pytest.approx(expected)
     undated = real.assign(month_index=np.nan)
-    assert systems_without_climate(undated, ["gcc"])["month_only"]["gcc"].isna().all()
+    assert set(systems_without_climate(undated, ["gcc"])) == {"place_only"}
+    alone = real.assign(place=real.index)
+    assert set(systems_without_climate(alone, ["gcc"])) == {"month_only"}
 
 
 def test_indices_that_are_known_for_no_tile_are_no_indices() -> None:
