@@ -87,6 +87,7 @@ def evaluate(
         )
     for space in (*config.features, *([config.clip] if config.clip else [])):
         open_space(space)
+    output.mkdir(parents=True, exist_ok=True)
     with run.step("read"):
         inputs = (
             gather_folders(
@@ -141,7 +142,12 @@ def _report(
         not_made=run.not_made,
         notes=[
             *run.notes,
-            *reading_notes(inputs.reference.tiles, level=level, block_deg=BLOCK_DEG),
+            *reading_notes(
+                inputs.reference.tiles,
+                level=level,
+                block_deg=BLOCK_DEG,
+                equal_n=run.config.equal_n,
+            ),
         ],
         metrics={name: METRICS[name] for name in METRICS if _is_used(name, scores)},
         claims=[

@@ -33,7 +33,8 @@ NOTES = {
     "without a reference image: noise decides where things lie in them, and a blurred picture "
     "scores higher. Read them beside the baselines of the same table.",
     "frechet": "The Fréchet distance is biased upwards at small numbers of images, so that only "
-    "values of equal n and one feature space compare; the kernel distance is not biased.",
+    "values of equal n and one feature space compare; the kernel distance is not biased. A set or "
+    "group of fewer than {equal_n} images gets none (setting equal_n).",
     "real": "Real against real compares the scored tiles with tiles of other places, or one half "
     "of the places with the other where there are too few. Neighbours overlap, which flatters it.",
     "baselines": "Persistence, previous year and analogue are real frames: their distances to real "
@@ -50,13 +51,16 @@ NOTES = {
 """How to read a report, in the order in which it is told."""
 
 
-def reading_notes(tiles: Sequence[ScoredTile], *, level: float, block_deg: float) -> list[str]:
+def reading_notes(
+    tiles: Sequence[ScoredTile], *, level: float, block_deg: float, equal_n: int
+) -> list[str]:
     """Notes that the scored tiles call for, the gravest first.
 
     Args:
         tiles: Scored tiles.
         level: Probability of intervals.
         block_deg: Size of a block, degrees.
+        equal_n: Images that a distance needs.
     """
     blocks = {tile.block for tile in tiles} - {None}
     notes = []
@@ -66,5 +70,8 @@ def reading_notes(tiles: Sequence[ScoredTile], *, level: float, block_deg: float
         notes.append(BLUE_MARBLE_NOTE)
     if any(tile.climate_kind == "normal" for tile in tiles):
         notes.append(NORMALS_NOTE)
-    first = NOTES["intervals"].format(level=level, block=block_deg, num=len(blocks), few=FEW_BLOCKS)
-    return [*notes, first, *list(NOTES.values())[1:]]
+    values = {
+        "level": level, "block": block_deg, "num": len(blocks), "few": FEW_BLOCKS,
+        "equal_n": equal_n,
+    }  # fmt: skip
+    return [*notes, *(text.format(**values) for text in NOTES.values())]

@@ -79,6 +79,7 @@ class EvaluateResult:
             lines.append(
                 f"{one.name}: {one.kept} images scored" + (f"; left out: {left}" * bool(left))
             )
+        lines += [note for one in report.inputs for note in one.notes]
         lines += [
             f"{one['system']}: {one['images']} images left out: {one['reason']}"
             for one in self.failures

@@ -7,7 +7,7 @@ from scipy import stats
 
 from ecomap.errors import RequestError
 from ecomap.evaluate_config import EvaluateConfig
-from ecomap.forecast import METRICS, forecast_scores
+from ecomap.forecast import METRICS, OTHER_PLACES, forecast_scores
 from ecomap.schema import LandCover
 from ecomap.scores import OBSERVED, find
 from tests.panel_world import made_table, noise, with_index
@@ -133,3 +133,16 @@ def test_snow_is_no_greenness() -> None:
     real, made = (t.assign(snow_frac=t["gcc"], ndvi=t["gcc"]) for t in (real, made))
     details = {score.detail for score in forecast_scores(real, {"a": made}, QUICK)}
     assert details == {"gcc", "ndvi"}
+
+
+def test_a_climatology_of_other_places_is_named_as_such() -> None:
+    real, made = shifted([1, 2, 3, 4])
+    for name, words in (("place_month_mean", ""), ("class_month_mean", OTHER_PLACES)):
+        scores = forecast_scores(real, {"a": made, name: real}, QUICK)
+        (row,) = find(
+            scores, system="a", metric="forecast_outperformance", detail="gcc", group="all"
+        )
+        assert row.value is not None
+        assert (OTHER_PLACES in row.flag) == bool(words)
+        (other,) = find(scores, system="a", metric="forecast_rmse", detail="gcc", group="all")
+        assert OTHER_PLACES not in other.flag

@@ -341,3 +341,13 @@ def test_masked_pixels_are_not_read(world):
     tile = scored("a", 1, temperature=[0.0] * 11 + [-1.0])
     album = replace(world, tiles=[tile], frames=[Frame(rgb=rgb, valid=valid)])
     assert read_real(HEAT, album, CONFIG).index[0, 0] == 1
+
+
+def test_a_ratio_to_a_slope_that_may_be_zero_has_no_interval(world):
+    tiles = [tile for tile in world.tiles if tile.month == "2004-04"]
+    level = np.array([tile.climate["temperature_c"] for tile in tiles])[:, None]
+    chance = np.random.default_rng(0).normal(0, 1, level.shape)
+    made, seen = (across_places(Curves(tiles, level, i)) for i in (-0.05 * level, chance))
+    ratio = Row("generated", "d", "all", Curves(tiles, level, chance), CONFIG).ratio(made, seen)
+    assert (ratio.low, ratio.high) == (None, None)
+    assert "does not differ from 0" in ratio.flag
