@@ -169,7 +169,7 @@ def choose_cases(tiles: Sequence[ScoredTile], num: int, *, seed: int) -> list[Sc
 def shuffle_climate(tiles: Sequence[ScoredTile], *, seed: int) -> list[ScoredTile]:
     """Give every place the climate of another one, month by month; all else stays its own.
 
-    The other one lies in another block (`ScoredTile.block`), unless one block has more than half of
+    The other one lies in another cell (`ScoredTile.cell`), unless one cell has more than half of
     all. Its tile is that of the same month; where there is none, of the nearest calendar month,
     and of these the nearest in time.
 
@@ -191,9 +191,9 @@ def shuffle_climate(tiles: Sequence[ScoredTile], *, seed: int) -> list[ScoredTil
         )
     rng = np.random.default_rng(seed)
     names = sorted(places)
-    blocks = [places[name][0].block or "" for name in names]
-    rank = dict(zip(sorted(set(blocks)), rng.permutation(len(set(blocks))).tolist(), strict=True))
-    order = sorted(rng.permutation(len(names)).tolist(), key=lambda index: rank[blocks[index]])
+    cells = [places[name][0].cell or "" for name in names]
+    rank = dict(zip(sorted(set(cells)), rng.permutation(len(set(cells))).tolist(), strict=True))
+    order = sorted(rng.permutation(len(names)).tolist(), key=lambda index: rank[cells[index]])
     donors = dict(zip(order, np.roll(order, len(order) // 2).tolist(), strict=True))
     donor_of = {names[own]: places[names[other]] for own, other in donors.items()}
     return [_with_climate(tile, donor_of[tile.place or ""]) for tile in tiles]

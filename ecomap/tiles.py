@@ -69,9 +69,12 @@ class ScoredTile:
 
     @property
     def block(self) -> str | None:
-        """Its region; else the cell of `BLOCK_DEG` degrees, else the place."""
-        if self.region is not None:
-            return self.region
+        """Its region where it was found, else its cell."""
+        return self.cell if self.region is None else self.region
+
+    @property
+    def cell(self) -> str | None:
+        """Cell of `BLOCK_DEG` degrees, the place where its position is not known."""
         if self.lat is None or self.lon is None:
             return self.place
         return f"{self.lat // BLOCK_DEG:.0f},{self.lon // BLOCK_DEG:.0f}"
