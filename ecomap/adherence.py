@@ -21,7 +21,7 @@ from ecomap.feature_space import (
     PREDICTED_SEASON_MONTH,
     season_month,
 )
-from ecomap.metrics import bootstrap_interval
+from ecomap.metrics import mean_interval
 from ecomap.schema import CLIMATE, LandCover
 from ecomap.scores import OBSERVED, Metric, Score
 from ecomap.tiles import Measured, group_masks
@@ -147,8 +147,8 @@ def mean_score(
         config: Draws, level and seed.
     """
     array = np.asarray(values, np.float64)
-    low, high = bootstrap_interval(
-        array, blocks, _mean, num=config.num_draws, seed=config.seed, level=config.level
+    low, high = mean_interval(
+        array, blocks, num=config.num_draws, seed=config.seed, level=config.level
     )
     num_blocks = len(set(blocks))
     flag = "" if num_blocks > 1 else "one block: no interval"

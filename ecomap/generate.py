@@ -13,6 +13,7 @@ import numpy as np
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes
 from ecomap.errors import RequestError
+from ecomap.image_store import as_made
 from ecomap.model import Bundle, load_bundle, lost_tokens
 from ecomap.outputs import (
     complete_provenance,
@@ -177,21 +178,8 @@ def _requested(
     shown = record if isinstance(record, TileRecord) else read_record(record)
     if land_cover is not None:
         shown = shown.model_copy(update={"land_cover": parse_land_cover(land_cover)})
-    shown = _as_made(shown, card)
+    shown = as_made(shown, card)
     return apply_changes(shown, parse_changes(changes))
-
-
-def _as_made(record: TileRecord, card: BundleCard) -> TileRecord:
-    """A record of the image that will be made, without what is true of a real frame only."""
-    update: dict[str, Any] = dict.fromkeys(("image_path", "window_px", "snow_frac", "nodata_frac"))
-    update["flags"] = ()
-    side, metres = card.image_size_px, card.ground_sampling_distance_m
-    same_size = (record.height_px, record.width_px) == (side, side)
-    if not same_size or abs(record.ground_sampling_distance_m / metres - 1) > 0.01:
-        # Another size or scale is another tile: the record's grid does not describe the image.
-        update |= {"height_px": side, "width_px": side, "ground_sampling_distance_m": metres}
-        update |= {"crs": None, "transform": None}
-    return record.model_copy(update=update)
 
 
 def _notes(

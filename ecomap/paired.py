@@ -380,30 +380,6 @@ def paired_scores(systems: Sequence[Measured], config: EvaluateConfig) -> list[S
     return scores
 
 
-def mean_interval(
-    values: NDArray[np.float64], blocks: NDArray[np.str_], config: EvaluateConfig
-) -> metrics.Interval:
-    """`ecomap.metrics.bootstrap_interval` of a mean, to rounding, without a loop over draws.
-
-    Args:
-        values: ``(N,)``, finite, at least one.
-        blocks: Block of each value, ``(N,)``.
-        config: Its ``num_draws``, ``level`` and ``seed``.
-
-    Returns:
-        NaN if there is but one block.
-    """
-    _, codes = np.unique(blocks, return_inverse=True)
-    counts = np.bincount(codes)
-    if len(counts) < 2:
-        return metrics.Interval(float("nan"), float("nan"))
-    rng = np.random.default_rng(config.seed)
-    drawn = rng.integers(0, len(counts), (config.num_draws, len(counts)))
-    means = np.bincount(codes, values)[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - config.level) / 2, (1 + config.level) / 2])
-    return metrics.Interval(float(low), float(high))
-
-
 def _score(
     system: str, metric: str, table: pd.DataFrame, group: tuple[str, str], config: EvaluateConfig
 ) -> Score:
@@ -425,7 +401,9 @@ def _score(
     blocks = np.where(known, "block " + table["block"].astype(str), own).astype(str)
     interval = metrics.Interval(float("nan"), float("nan"))
     if len(values):
-        interval = mean_interval(values, blocks, config)
+        interval = metrics.mean_interval(
+            values, blocks, num=config.num_draws, seed=config.seed, level=config.level
+        )
         if len(set(blocks)) == 1:
             notes.append("one block: no interval")
     return Score(

@@ -38,6 +38,9 @@ NUM_ORDERS = 5
 POOL = 20
 """A group with more than so many times the equal n is represented by that many, drawn once."""
 
+HELD_FIXED = "manifolds held fixed: the interval is too narrow"
+"""Flag of precision, recall, density and coverage, whose draws do not build manifolds anew."""
+
 METRICS: dict[str, Metric] = {
     "frechet_distance": Metric(
         label="Fréchet distance (FID)",
@@ -471,7 +474,8 @@ def _manifold_rows(
             interval = mean_interval(
                 values, blocks, num=config.num_draws, seed=config.seed, level=config.level
             )
-        scores.append(match.score(name, space, float(values.mean()), interval))
+        flag = "" if interval is None else HELD_FIXED
+        scores.append(match.score(name, space, float(values.mean()), interval, flag=flag))
     return scores
 
 
