@@ -47,6 +47,15 @@ class SplitConfig:
     seed: int = 0
 
 
+def check_fractions(test_frac: float, val_frac: float) -> None:
+    """Refuse fractions that leave nothing to train on (RequestError)."""
+    if not (min(test_frac, val_frac) >= 0 and test_frac + val_frac < 1):
+        raise RequestError(
+            f"test_frac {test_frac:g} + val_frac {val_frac:g} must stay below 1, and neither may "
+            "be negative."
+        )
+
+
 def block_split(row: int, column: int, config: SplitConfig) -> Split:
     """Side of a block, from a hash of its position."""
     digest = hashlib.sha256(f"{config.seed}:{row}:{column}".encode()).digest()
@@ -72,11 +81,7 @@ def assign_splits(
         RequestError: If the fractions or sizes make no sense.
     """
     config = config or SplitConfig()
-    if not (min(config.test_frac, config.val_frac) >= 0 and config.test_frac + config.val_frac < 1):
-        raise RequestError(
-            f"test_frac {config.test_frac:g} + val_frac {config.val_frac:g} must stay below 1, and "
-            "neither may be negative."
-        )
+    check_fractions(config.test_frac, config.val_frac)
     if not config.buffer_tiles >= 1:
         raise RequestError(f"buffer_tiles is {config.buffer_tiles:g}; it must be at least 1.")
     if config.block_deg is not None and not 0 < config.block_deg <= 180:
@@ -95,17 +100,19 @@ def leakage_report(records: Sequence[TileRecord]) -> dict[str, Any]:
     """Count places and tiles by side and measure how near training comes to the held-out tiles.
 
     Returns:
-        ``places`` and ``tiles`` by split; ``train_test`` and ``train_val``, each with the smallest
-        ``gap_tiles`` (between edges, in tile widths; 0 or less means overlap), ``edge_km`` and
-        ``centre_km``, or ``None`` where a side is empty.
+        ``places`` and ``tiles`` by split; ``shared_places``, whose months are on several sides
+        and which count on each; ``train_test`` and ``train_val``, each with the smallest
+        ``gap_tiles`` (between edges, in tile widths; 0 or less means overlap, -1 the same tile),
+        ``edge_km`` and ``centre_km``, or ``None`` where a side is empty.
     """
     places = _Places(records)
-    sides = np.array([places.split[place] for place in places.ids])
+    train, test, val = (places.on_side(side) for side in ("train", "test", "val"))
     return {
-        "places": dict(Counter(sides.tolist())),
+        "places": dict(Counter(side for sides in places.sides.values() for side in sorted(sides))),
+        "shared_places": sum(len(sides) > 1 for sides in places.sides.values()),
         "tiles": dict(Counter(record.split for record in records)),
-        "train_test": places.nearest(sides == "train", sides == "test"),
-        "train_val": places.nearest(sides == "train", sides == "val"),
+        "train_test": places.nearest(train, test),
+        "train_val": places.nearest(train, val),
     }
 
 
@@ -125,11 +132,17 @@ class _Places:
     def __init__(self, records: Sequence[TileRecord]) -> None:
         first = {record.place_id: record for record in records}
         self.ids = list(first)
-        self.split = {place: record.split for place, record in first.items()}
+        self.sides: dict[str, set[Split]] = {place: set() for place in self.ids}
+        for record in records:
+            self.sides[record.place_id].add(record.split)
         self.lat = np.array([record.lat for record in first.values()])
         self.lon = np.array([record.lon for record in first.values()])
         extent = np.array([footprint_of(record) for record in first.values()]).reshape(-1, 2)
         self.lat_deg, self.lon_deg = extent[:, 0], extent[:, 1]
+
+    def on_side(self, side: Split) -> np.ndarray:
+        """Which places have tiles on a side, bool."""
+        return np.array([side in sides for sides in self.sides.values()], dtype=bool)
 
     def block_sides(self, config: SplitConfig) -> np.ndarray:
         """Side of each place: that of the blocks it touches, ``buffer`` where they differ."""

@@ -13,7 +13,7 @@ from ecomap.climate_encoder import ClimateEncoder
 from ecomap.dataset import Vae
 from ecomap.model import Bundle
 from ecomap.tokenizer import build_clip_tokenizer
-from ecomap.train_config import TransformerConfig
+from ecomap.transformer_config import TransformerConfig
 
 PATCH = 2
 """Latent cells a side of an image token, as in SD3."""

@@ -10,6 +10,9 @@ BUNDLES_FOLDER = Path(__file__).parent / "bundles"
 INDEX_FILE = "model_index.json"
 """The file that makes a folder a bundle: diffusers' list of its parts."""
 
+ADAPTER_FILE = "adapter.json"
+"""The file that makes a folder an adapter: its card."""
+
 
 def bundle_names() -> list[str]:
     """Names of the bundles that ship with the package, sorted."""
@@ -33,6 +36,11 @@ def bundle_path(name_or_path: str | Path) -> Path:
         return folder
     choices = ", ".join(repr(choice) for choice in bundle_names()) or "none is installed"
     fault = f"is a folder without {INDEX_FILE}" if folder.is_dir() else "is no bundle and no folder"
+    if (folder / ADAPTER_FILE).is_file():
+        raise BundleError(
+            f"{name!r} is an adapter, not a bundle. Give it as --adapter, or merge it into its "
+            "base with 'ecomap model merge'."
+        )
     raise BundleError(
         f"{name!r} {fault}. Choose one of {choices}, or give the folder of a trained bundle."
     )

@@ -1,58 +1,84 @@
-"""Checkpoints of a training run: safetensors and JSON only, written whole or not at all."""
+"""Checkpoints of a training run: safetensors and JSON only, there as a whole or not at all.
+
+A checkpoint is written under another name, brought to the disk, and renamed: a crash at any byte
+leaves those before it as they were. What its tensors are is said in `ecomap.training_state`.
+"""
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecomap.errors import DataError
 from ecomap.schema import write_json
+from ecomap.training_state import AVERAGES, WEIGHTS
 
 TENSORS_FILE = "state.safetensors"
-META_FILE = "state.json"
+STATE_FILE = "state.json"
+TEMPORARY_PREFIX = ".tmp_"
+"""Of what is being written or removed."""
+
+
+def name_of(step: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"step_{step:08d}"
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: dict[str, Any], *, keep: int = 2
-) -> Path:
-    """Write a checkpoint beside the others and remove all but the last few.
+    folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int = 2
+) -> None:
+    """Write a checkpoint beside the others and remove those that need not stay.
 
     Args:
-        folder: Folder of the run's checkpoints.
-        step: Number of finished optimiser steps.
-        tensors: Everything that training needs to go on, by name.
-        meta: What is not a tensor; ``step`` is added.
-        keep: Number of checkpoints that stay.
+        folder: Folder of the new checkpoint, named by `name_of`.
+        tensors: Everything that training needs to go on, by name, on the CPU.
+        state: What is not a tensor; ``best``, if given, names the ``step`` of a checkpoint that
+            stays whatever its age.
+        keep: Number of newest checkpoints that stay.
 
-    Returns:
-        Folder of the new checkpoint.
+    Raises:
+        OSError: If the disk is full or fails; the other checkpoints are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step_{step:08d}"
-    temporary = folder / f".tmp_{final.name}"
+    temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-        temporary / TENSORS_FILE,
-    )
-    write_json(temporary / META_FILE, meta | {"step": step})
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
-    return final
+    try:
+        temporary.mkdir(parents=True)
+        save_file(dict(tensors), temporary / TENSORS_FILE)
+        write_json(temporary / STATE_FILE, state)
+        for path in (*temporary.iterdir(), temporary):
+            _bring_to_disk(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        raise _disk_error(error, folder, num_bytes) from None
+    temporary.rename(folder)
+    _bring_to_disk(folder.parent)
+    best = name_of(state["best"]["step"]) if state.get("best") else None
+    for old in _checkpoints(folder.parent)[:-keep]:
+        if old.name != best:
+            _remove(old)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Newest complete checkpoint; ``None`` if there is none. Unfinished ones are not looked at."""
-    found = sorted(folder.glob("step_*"))
+    """Newest checkpoint; ``None`` if there is none. Unfinished ones are not looked at."""
+    found = _checkpoints(folder)
     return found[-1] if found else None
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """Checkpoint with the lowest ``val_loss``; ``None`` if no validation gave one."""
+    newest = latest_checkpoint(folder)
+    if newest is None:
+        return None
+    best = _read_state(newest).get("best")
+    return None if best is None else folder / name_of(best["step"])
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,69 +87,85 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DataError: If the files are missing or damaged.
     """
+    state = _read_state(folder)
     try:
-        return load_file(folder / TENSORS_FILE), json.loads((folder / META_FILE).read_text())
-    except Exception as error:  # safetensors raises its own type, which is no public name
-        raise DataError(
-            f"{folder} is not a readable checkpoint ({error}). Delete it to go on from the one "
-            "before."
-        ) from None
+        return load_file(folder / TENSORS_FILE), state
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
 
 
-def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """State of several modules under ``name/key``."""
-    return {
-        f"{name}/{key}": value
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+def load_averages(folder: Path) -> dict[str, Tensor]:
+    """Averaged weights of a checkpoint by the names of the learner's parameters.
 
-
-def load_module_tensors(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `module_tensors` took.
+    Where a run keeps no averages, its weights.
 
     Raises:
-        DataError: If a key or a shape differs.
+        DataError: If the files are missing or damaged.
     """
-    for name, module in modules.items():
-        prefix = f"{name}/"
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise DataError(
-                f"The checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()} It was "
-                "written by another version of ecomap. Choose another --output."
-            ) from None
+    try:
+        with safe_open(folder / TENSORS_FILE, "pt") as file:
+            names = list(file.keys())
+            prefix = AVERAGES if any(name.startswith(AVERAGES) for name in names) else WEIGHTS
+            chosen = [name for name in names if name.startswith(prefix)]
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in chosen}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of an optimiser as tensors under ``optimizer/<parameter>/<key>``."""
-    return {
-        f"optimizer/{index}/{key}": value
-        for index, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-    }
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed had begun to write or to remove."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path)
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took; learning rates stay as the optimiser has them."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value
-    content = optimizer.state_dict()
-    content["state"] = state
-    optimizer.load_state_dict(content)
+def _checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, the oldest first."""
+    return sorted(folder.glob("step_*"))
 
 
-def ema_tensors(shadow: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Averaged weights under ``ema/<index>``."""
-    return {f"ema/{index}": value for index, value in enumerate(shadow)}
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that it is never seen with a part of its files."""
+    doomed = checkpoint.with_name(f"{TEMPORARY_PREFIX}old_{checkpoint.name}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
-def load_ema_tensors(shadow: list[Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `ema_tensors` took, in place."""
-    for index, value in enumerate(shadow):
-        value.copy_(tensors[f"ema/{index}"])
+def _bring_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: Exception, folder: Path, num_bytes: int) -> Exception:
+    """The disk's complaint with how much there was to write; safetensors gives it in words."""
+    said = re.search(r"os error (\d+)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    if code is None:
+        return error
+    existing = next(path for path in folder.parents if path.exists())
+    return OSError(
+        code,
+        f"{os.strerror(code)} (it takes {num_bytes / 1e6:.1f} MB, and "
+        f"{shutil.disk_usage(existing).free / 1e6:.1f} MB are free; the checkpoints before it are "
+        "intact)",
+        str(folder),
+    )
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """What is not a tensor."""
+    try:
+        content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+    return content
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    """A checkpoint whose files were damaged after it was written."""
+    return DataError(
+        f"{folder} is not a readable checkpoint ({error}). Delete it to go on from the one before."
+    )

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from ecomap.errors import EcomapError
+from ecomap.errors import EcomapError, RequestError
 from ecomap.schema import CLIMATE, LandCover
 
 EXIT_FAILURES, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -72,7 +72,7 @@ app = _group(
 data = _group("Make datasets from folders of imagery, look at them, divide them.")
 imports = _group("Make a dataset folder from a source of imagery.")
 prep = _group("Prepare a dataset: from a region and months to satellite tiles with climate.")
-model = _group("Find the model bundles that ship with ecomap.")
+model = _group("Find, inspect, merge and convert models.")
 app.add_typer(prep, name="prep")
 app.add_typer(data, name="data")
 data.add_typer(imports, name="import")
@@ -160,23 +160,65 @@ def check(
     _finish(report, as_json)
 
 
-@data.command("split", epilog="Example: ecomap data split data/eco --seed 3")
-def split(
-    path: Annotated[Path, typer.Argument(help="Dataset folder; its split is replaced.")],
-    seed: Seed = None,
-    block_deg: Annotated[float | None, typer.Option(help="Side of a block, degrees.")] = None,
-    test_frac: Annotated[float | None, typer.Option(help="Part of blocks for tests, 0-1.")] = None,
-    val_frac: Annotated[
-        float | None, typer.Option(help="Part of blocks for choosing runs, 0-1.")
+@data.command("windows", epilog="Example: ecomap data windows data/eco --output data/eco_128")
+def windows(
+    path: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    output: Output,
+    size_px: Annotated[int, typer.Option(help="Side of a window.")] = 128,
+    stride_px: Annotated[
+        int | None, typer.Option(help="Pixels between windows; by default they touch.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Divide a dataset by spatial block and report how near its sides come."""
+    """Cut the frames of a dataset into windows: a dataset of smaller images, as sharp."""
+    from data_prep.windows import cut_windows
+
+    with _progress("Reading frames") as progress:
+        summary = cut_windows(path, output, size_px=size_px, stride_px=stride_px, progress=progress)
+    _finish(summary, as_json)
+
+
+@data.command(
+    "split",
+    epilog="""\b
+Examples:
+  ecomap data split data/eco --seed 3
+  ecomap data split data/eco --by month --test-frac 0.25""",
+)
+def split(
+    path: Annotated[Path, typer.Argument(help="Dataset folder; its split is replaced.")],
+    by: Annotated[
+        Literal["place", "month"],
+        typer.Option(help="place: blocks of places; month: all places, at other times."),
+    ] = "place",
+    seed: Seed = None,
+    block_deg: Annotated[
+        float | None, typer.Option(help="Side of a block of places, degrees.")
+    ] = None,
+    test_frac: Annotated[
+        float | None, typer.Option(help="Part of blocks or months for tests, 0-1.")
+    ] = None,
+    val_frac: Annotated[
+        float | None, typer.Option(help="Part of blocks or months for choosing runs, 0-1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Divide a dataset by spatial block, or by month, and report how near its sides come."""
+    from data_prep.month_splits import MonthSplitConfig, split_dataset_by_month
     from data_prep.splits import SplitConfig, split_dataset
 
     given = _given(seed=seed, block_deg=block_deg, test_frac=test_frac, val_frac=val_frac)
+    if by == "month" and block_deg is not None:
+        raise RequestError(
+            f"block_deg is {block_deg:g}, but months have no blocks; leave it out or divide by "
+            "place."
+        )
     with redirect_stdout(sys.stderr):
-        report = split_dataset(path, SplitConfig(**given))
+        report = (
+            split_dataset_by_month(path, MonthSplitConfig(**given))
+            if by == "month"
+            else split_dataset(path, SplitConfig(**given))
+        )
     _finish(report, as_json)
 
 
@@ -266,12 +308,23 @@ def train(
     ] = None,
     seed: Seed = None,
     device: Device = "auto",
+    count: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print parameters, memory, disk and time; start nothing."),
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that --dry-run counts.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train an autoencoder or a transformer as a config file says."""
+    """Train as a config file says: from scratch, whole, by LoRA, or a ControlNet."""
+    from ecomap.train import dry_run
     from ecomap.train import train as run
 
     changes = [*(overrides or ()), *([] if max_steps is None else [f"optim.steps={max_steps}"])]
+    if count:
+        with redirect_stdout(sys.stderr):
+            estimate = dry_run(config, changes, seed=seed, device=device, processes=processes)
+        _finish(estimate, as_json)
+        return
     with redirect_stdout(sys.stderr):
         done = run(config, changes, output=output, seed=seed, device=device)
     _finish(done.to_dict(), as_json)
@@ -291,10 +344,86 @@ def model_path(
 
 @model.command("list")
 def model_list(as_json: Json = False) -> None:
-    """List the bundles that ship with ecomap."""
+    """List the bundles and adapters that ship with ecomap."""
+    from ecomap.adapter_card import adapter_names
     from ecomap.bundle_paths import bundle_names
 
-    _finish({"bundles": bundle_names()}, as_json, text="\n".join(bundle_names()))
+    found = {"bundles": bundle_names(), "adapters": adapter_names()}
+    lines = [*found["bundles"], *(f"{name} (adapter)" for name in found["adapters"])]
+    _finish(found, as_json, text="\n".join(lines))
+
+
+@model.command(
+    "inspect",
+    epilog="""\b
+Examples:
+  ecomap model inspect ecomap-tiny
+  ecomap model inspect runs/lora/adapter --json
+  ecomap model inspect transformer.safetensors""",
+)
+def model_inspect(
+    name: Annotated[
+        str, typer.Argument(help="Name of what ships, a folder, or a safetensors file.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what weights are: bundle, adapter, ControlNet, checkpoint; parts, sizes, base, card."""
+    from ecomap.inspect_model import inspect_model
+
+    _finish(inspect_model(name), as_json)
+
+
+@model.command(
+    "merge", epilog="Example: ecomap model merge runs/lora/adapter --output bundles/merged"
+)
+def model_merge(
+    adapter: Annotated[str, typer.Argument(help="Name or folder of an adapter.")],
+    output: Output,
+    base: Annotated[
+        str | None, typer.Option(help="Bundle that it belongs to; by default ecomap-tiny.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Strength; 0 is the base alone.")] = None,
+    full_precision: Annotated[
+        bool, typer.Option("--full-precision", help="Store float32 in place of float16.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge an adapter into its base: one bundle that any pipeline of diffusers loads."""
+    from ecomap.adapter_tools import merge_to_folder
+
+    given = _given(base=base, scale=scale)
+    with redirect_stdout(sys.stderr):
+        merged = merge_to_folder(adapter, output, full_precision=full_precision, **given)
+    _finish(merged, as_json)
+
+
+@model.command(
+    "convert",
+    epilog="""\b
+Example:
+  ecomap model convert transformer.safetensors --alpha 64 --output adapters/sd3-ft \\
+      --base stabilityai/stable-diffusion-3-medium-diffusers""",
+)
+def model_convert(
+    path: Annotated[Path, typer.Argument(help="A whole transformer that was saved with a LoRA.")],
+    base: Annotated[str, typer.Option(help="Bundle that was trained: name, folder or hub id.")],
+    output: Output,
+    alpha: Annotated[
+        float | None, typer.Option(help="Alpha of the LoRA; by default its rank.")
+    ] = None,
+    rslora: Annotated[
+        bool, typer.Option("--rslora", help="Its scale is alpha / sqrt(rank).")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name on the adapter's card.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a LoRA checkpoint of EcoMapper, which repeats the base, into an adapter."""
+    from ecomap.convert_checkpoint import convert_checkpoint
+
+    given = _given(alpha=alpha, name=name)
+    with redirect_stdout(sys.stderr):
+        converted = convert_checkpoint(path, output, base=base, rslora=rslora, **given)
+    _finish(converted, as_json)
 
 
 def _change_option(name: str) -> Any:
@@ -313,7 +442,10 @@ def _change_option(name: str) -> Any:
 Examples:
   ecomap generate --lat 14.5 --lon -4.2 --month 8 --precipitation x0.5 -n 4
   ecomap generate --lat 61 --lon 25 --month 2004-04 --temperature -4 --json
-  ecomap generate --prompt "Satellite image of savannas in August" """.rstrip()
+  ecomap generate --prompt "Satellite image of savannas in August"
+  ecomap generate --lat 14.5 --lon -4.2 --month 8 --adapter s2-10m
+  ecomap generate --lat 14.5 --lon -4.2 --month 8 --controlnet runs/c/controlnet \\
+      --control-image june.png --control-month 6 """.rstrip()
 )
 def generate(
     lat: Annotated[
@@ -340,6 +472,27 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance; 1 is none.")] = None,
     solver: Annotated[str | None, typer.Option(help="Solver, such as dpmpp_2m.")] = None,
     bundle: Annotated[str | None, typer.Option(help="Name or folder of a model bundle.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Name or folder of an adapter of that bundle.")
+    ] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="Strength of the adapter; 0 is the bundle alone.")
+    ] = None,
+    controlnet: Annotated[
+        Path | None, typer.Option(help="Folder of a ControlNet trained beside the bundle.")
+    ] = None,
+    control_image: Annotated[
+        Path | None, typer.Option(help="Image of the place for it, in another month.")
+    ] = None,
+    control_scale: Annotated[
+        float | None, typer.Option(help="Strength of the ControlNet; 0 is none.")
+    ] = None,
+    control_month: Annotated[
+        str | None, typer.Option(help="Month of that image: YYYY-MM, or a month's number.")
+    ] = None,
+    detector_weights: Annotated[
+        Path | None, typer.Option(help="Folder of the weights of the ControlNet's detector.")
+    ] = None,
     device: Device = "auto",
     output: OptionalOutput = None,
     as_json: Json = False,

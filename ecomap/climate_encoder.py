@@ -1,7 +1,7 @@
 """The tokens door: a climate series and a few facts about the place become context tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ecomap.climate import CHANNELS, climate_features
+from ecomap.rows import Rows
 from ecomap.schema import CLIMATE, SERIES_MONTHS, LandCover, TileRecord
 
 UNKNOWN_COVER = 0
@@ -27,7 +28,7 @@ PLACE_FEATURE_NAMES = [name for names in PLACE_FEATURES.values() for name in nam
 
 
 @dataclass(frozen=True)
-class ClimateBatch:
+class ClimateBatch(Rows):
     """Inputs of the encoder for several records."""
 
     values: Tensor
@@ -42,14 +43,6 @@ class ClimateBatch:
     def __len__(self) -> int:
         """Number of records."""
         return len(self.values)
-
-    def to(self, device: torch.device | str) -> "ClimateBatch":
-        """Copy on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
-    def select(self, index: Tensor) -> "ClimateBatch":
-        """Some of the records, in the order of ``index``."""
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def withhold(self, group: str, where: Tensor) -> "ClimateBatch":
         """Hide one group of facts from some records.

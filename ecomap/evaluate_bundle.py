@@ -52,6 +52,11 @@ UNSURE_NOTE = (
     "is not known whether the bundle has seen the scored places, and the scores may flatter it."
 )
 
+SHARED_NOTE = (
+    "{count} held-out places were trained on in other months: scores tell how well other months of "
+    "known places are met, not other places."
+)
+
 
 def open_maker(
     bundle: Bundle,
@@ -226,12 +231,18 @@ def autoencoder_floor(bundle: Bundle, targets: ImageSet) -> ImageSet:
 
 
 def training_note(card: BundleCard, tiles: Sequence[ScoredTile]) -> str | None:
-    """`UNSURE_NOTE`, unless the bundle and all it started from learnt from a dataset's train side.
+    """What must be known of a bundle's training before its scores are read; ``None`` for nothing.
+
+    That is `SHARED_NOTE` where months, not places, are held out; else `UNSURE_NOTE`, unless the
+    bundle and all it started from learnt from the dataset's training side.
 
     Args:
         card: Of the bundle.
         tiles: All tiles of the dataset.
     """
     training = [tile.record for tile in tiles if tile.split == "train" and tile.record is not None]
+    learnt = {record.place_id for record in training}
+    if shared := learnt & {tile.place for tile in tiles if tile.split in ("val", "test")}:
+        return SHARED_NOTE.format(count=len(shared))
     is_known = bool(training) and training_digests(card) == {places_digest(training)}
     return None if is_known else UNSURE_NOTE

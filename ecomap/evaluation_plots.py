@@ -6,7 +6,6 @@ common kinds of colour vision; systems differ in shape as well.
 Longer than the budget because all plots of the page share their colours, shapes and legends.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from ecomap.claims import blocks_of
 from ecomap.errors import RequestError
-from ecomap.figures import MONTH_LETTERS, axis_label
+from ecomap.figures import MONTH_LETTERS, axis_label, to_png
 from ecomap.metrics import bootstrap_interval
 from ecomap.normals import open_normals
 from ecomap.schema import CLIMATE
@@ -108,7 +107,7 @@ def group_bars(
         [handle for _, handle in ordered], [word for word, _ in ordered],
         loc="outside upper left", ncols=4, fontsize=8, frameon=False,
     )  # fmt: skip
-    return _png(figure)
+    return to_png(figure)
 
 
 def _whisker(axes: Axes, score: Score, row: float, colour: str) -> None:
@@ -164,7 +163,7 @@ def climate_panels(
         axes.set_ylabel(label, fontsize=9)
     handles, words = year.get_legend_handles_labels()
     figure.legend(handles, words, loc="outside upper left", ncols=4, fontsize=8, frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 SOUTH = MONTH_LETTERS[6:] + MONTH_LETTERS[:6]
@@ -227,7 +226,7 @@ def error_map(table: pd.DataFrame, label: str) -> bytes:
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
     axes.set_title(f"{len(places)} places", fontsize=10, loc="left")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_land(axes: Axes) -> None:
@@ -300,7 +299,7 @@ def change_bars(changes: Sequence[Change]) -> bytes:
     axes.set_xlabel("Second run less first run, % of the first", fontsize=9)
     _quiet(axes)
     figure.legend(loc="outside upper left", ncols=3, fontsize=8, frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _quiet(axes: Axes) -> None:
@@ -313,10 +312,3 @@ def _quiet(axes: Axes) -> None:
 def _plain(name: str) -> str:
     """A system's name as words."""
     return name.replace("_", " ")
-
-
-def _png(figure: Figure) -> bytes:
-    """Render a figure; without the version of matplotlib, so that bytes depend on content only."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()

@@ -104,7 +104,7 @@ def climate_response(
     images.set_title("Generated images", fontsize=10, loc="left")
     images.set_xticks(calendar, list(MONTH_LETTERS))
     images.set_xlim(0.4, 12.6)
-    return _png(figure)
+    return to_png(figure)
 
 
 def response_sweep(
@@ -147,7 +147,7 @@ def response_sweep(
     warm.set_xlabel(f"Temperature change ({CLIMATE['temperature_c'].unit})", fontsize=9)
     _set_snow_axis(warm, "")
     warm.set_title(temperature_place, fontsize=10, loc="left")
-    return _png(figure)
+    return to_png(figure)
 
 
 def observed_versus_generated(
@@ -189,7 +189,7 @@ def observed_versus_generated(
     left_out = f", {missing} not finite" if missing else ""
     axes.set_title(f"{int(drawn.sum())} pairs{left_out}", fontsize=10, loc="left")
     axes.text(0.03, 0.97, note, transform=axes.transAxes, va="top", fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 def axis_label(name: str) -> str:
@@ -334,7 +334,7 @@ def _require_length(
             )
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """Render a figure; without the version of matplotlib, so that bytes depend on content only."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})

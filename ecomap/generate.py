@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ecomap.adapter import load_adapter
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes
+from ecomap.control_request import ControlRequest, check_control_options, open_control_request
 from ecomap.errors import RequestError
 from ecomap.image_store import as_made
 from ecomap.model import Bundle, load_bundle, lost_tokens
@@ -77,6 +79,13 @@ def generate(
     guidance: float = GUIDANCE,
     solver: SolverName = SOLVER,
     bundle: str | Bundle = "ecomap-tiny",
+    adapter: str | Path | None = None,
+    adapter_scale: float = 1.0,
+    controlnet: Path | None = None,
+    control_image: Path | None = None,
+    control_scale: float = 1.0,
+    control_month: str | int | None = None,
+    detector_weights: Path | None = None,
     device: str = "auto",
     output: Path = Path("runs/generate"),
     progress: Progress | None = None,
@@ -101,6 +110,13 @@ def generate(
         guidance: Guidance scale.
         solver: Sampler.
         bundle: Name, folder, or a loaded bundle.
+        adapter: Name or folder of an adapter of that bundle.
+        adapter_scale: Strength of the adapter: 0 is the bundle alone.
+        controlnet: Folder of a ControlNet that was trained beside the bundle.
+        control_image: Image of the place for it, in another month.
+        control_scale: Factor of what the ControlNet adds; 0 is none.
+        control_month: Month of that image, ``YYYY-MM`` or 1 to 12.
+        detector_weights: Folder of the weights of the ControlNet's detector, if it has any.
         device: Torch device or ``auto``.
         output: Folder for PNG, GeoTIFF and JSON of each image, a contact sheet and a page.
         progress: Called with (done, total).
@@ -111,6 +127,9 @@ def generate(
     """
     if number < 1:
         raise RequestError(f"number is {number}; ask for at least one image.")
+    check_control_options(controlnet, control_image, control_scale, control_month, detector_weights)
+    if adapter is None and adapter_scale != 1:
+        raise RequestError(f"adapter_scale is {adapter_scale:g} without an adapter. Name one.")
     places = [name for name, value in (("lat", lat), ("lon", lon), ("month", month))
               if value is None]  # fmt: skip
     ways = [prompt is not None, record is not None, len(places) < 3]
@@ -121,13 +140,24 @@ def generate(
             f"{missing}."
         )
     loaded = load_bundle(bundle, device=device) if isinstance(bundle, str) else bundle
+    if adapter is not None:
+        loaded = load_adapter(loaded, adapter, scale=adapter_scale)
     changes = {"temperature": temperature, "precipitation": precipitation, "solar": solar}
     shown = _requested(lat, lon, month, record, changes, land_cover, loaded.card, prompt)
     texts = [Prompt(prompt, prompt)] * number if prompt is not None else None
     seeds = list(range(seed, seed + number))
+    opened = None
+    if controlnet is not None and control_image is not None:
+        asked_of_control = ControlRequest(
+            controlnet=controlnet, image=control_image, scale=control_scale, month=control_month,
+            detector_weights=detector_weights,
+        )  # fmt: skip
+        opened = open_control_request(loaded, asked_of_control, shown)
+        loaded = opened.bundle
     images = generate_images(
         loaded, [shown] * number, seeds=seeds, prompts=texts, steps=steps, guidance=guidance,
-        solver=solver, progress=progress,
+        solver=solver, control=None if opened is None else opened.control.repeat(number, 1, 1, 1),
+        control_scale=control_scale, progress=progress,
     )  # fmt: skip
     told = known_to(shown, loaded.card)
     text = prompt if told is None else prompt_of(told).long
@@ -144,6 +174,9 @@ def generate(
         "attribution": list(loaded.card.attribution),
     }
     notes = _notes(loaded.card, shown, changes)
+    if opened is not None:
+        settings["control"] = opened.provenance
+        notes += opened.notes
     asked = Prompt(prompt or "", prompt or "") if told is None else prompt_of(told)
     if lost := lost_tokens(loaded, asked):
         notes.append(
@@ -206,7 +239,10 @@ def _request_hash(record: TileRecord | None, settings: Mapping[str, Any]) -> str
     """Short hash of what was asked, so that another request does not replace its files."""
     fields = None if record is None else record.model_dump(mode="json")
     names = ("prompt", "changes", "steps", "guidance", "solver", "bundle")
-    asked = json.dumps([fields, {name: settings[name] for name in names}], sort_keys=True)
+    told = {name: settings[name] for name in names}
+    if "control" in settings:
+        told["control"] = settings["control"]
+    asked = json.dumps([fields, told], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:6]
 
 

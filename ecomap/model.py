@@ -9,9 +9,9 @@ Longer than the budget because a bundle's parts, loading, saving and conditions 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,13 +19,14 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -34,12 +35,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ecomap.attention import ABSENT, repeat_bias, use_biased_attention
+from ecomap.attention import use_biased_attention
 from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard, read_card, write_card
 from ecomap.climate_encoder import PLACE_FEATURE_NAMES, ClimateBatch, ClimateEncoder
+from ecomap.conditions import Condition, KeptTexts, embed_text, join_condition, tokenize
+from ecomap.controls import ControlSpec
 from ecomap.errors import BundleError
 from ecomap.feature_network import FOLDER as FEATURE_NETWORK_FOLDER
+from ecomap.model_card import README_FILE, bundle_readme
 from ecomap.prompt import Prompt
 from ecomap.schema import write_json
 from ecomap.silent_t5 import build_silent_t5, is_silent
@@ -49,20 +53,6 @@ from ecomap.versions import fingerprint
 CLIMATE_ENCODER_FOLDER = "climate_encoder"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """A model hub's ``owner/name``; a folder of that name goes first."""
-
-EMPTY_PROMPT = Prompt(short="", long="")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the transformer is told about each image of a batch."""
-
-    context: Tensor
-    """Context tokens ``(B, M, joint_attention_dim)``."""
-    key_bias: Tensor
-    """Logit bias of each context token ``(B, M)``."""
-    pooled: Tensor
-    """``(B, pooled_projection_dim)``."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +69,13 @@ class Bundle:
     tokenizer_3: PreTrainedTokenizerBase | None = None
     text_encoder_3: T5EncoderModel | None = None
     climate_encoder: ClimateEncoder | None = None
+    controlnet: SD3ControlNetModel | None = None
+    control: ControlSpec | None = None
+    """What the ControlNet's control is."""
+    texts: KeptTexts | None = None
+    """Embeddings to look up in place of encoding: then the text encoders never run."""
+    adapter: Mapping[str, str] = field(default_factory=dict)
+    """Identity of the adapter that was applied after loading (`ecomap.adapter.load_adapter`)."""
 
     @property
     def name(self) -> str:
@@ -97,12 +94,16 @@ class Bundle:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Name, version, and a hash of all files that decide images, or the revision of a hub."""
-        found = {"name": self.card.name, "version": self.card.version}
+        """Name, version, and a hash of all files that decide images, or the revision of a hub.
+
+        With an adapter, its own name, version, hash and scale too.
+        """
+        found = {"name": self.card.name, "version": self.card.version, **self.adapter}
         if self.path.parent.name == "snapshots":
             return found | {"revision": self.path.name}
         files = [] if self.path == Path() else sorted(self.path.rglob("*"))
-        files = [file for file in files if self.path / FEATURE_NETWORK_FOLDER not in file.parents]
+        apart = self.path / FEATURE_NETWORK_FOLDER
+        files = [f for f in files if apart not in f.parents and f.name != README_FILE]
         return found | {"sha256": fingerprint(files)}
 
     def modules(self) -> dict[str, nn.Module]:
@@ -137,10 +138,12 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
         pipeline = StableDiffusion3Pipeline.from_pretrained(path, local_files_only=True)
         encoder = None
         if (path / CLIMATE_ENCODER_FOLDER).is_dir():
-            encoder = _load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)
+            encoder = load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)
     except BundleError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if is_on_hub:
+            raise _not_on_hand(name, error) from None
         raise BundleError(
             f"Bundle {name!r} cannot be loaded: {error}. Expected a whole folder in the layout of "
             "StableDiffusion3Pipeline, of this version of ecomap. Restore it, or train it again."
@@ -166,8 +169,26 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
     return bundle
 
 
-def _load_climate_encoder(folder: Path) -> ClimateEncoder:
-    """Load a climate encoder, all of it."""
+def _not_on_hand(name: str, error: Exception) -> BundleError:
+    """A model that cannot be had from the hub, with all ways to get it."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    reason = next((e for e in chain if isinstance(e, HfHubHTTPError)), chain[-1])
+    return BundleError(
+        f"Model {name!r} can be had neither from the hub nor from its cache: "
+        f"{' '.join(str(reason).split()).rstrip('.')}. If it is gated, accept its licence on "
+        f"https://huggingface.co/{name} and run 'hf auth login'; without a network, copy its "
+        "folder here and give that. The bundle ecomap-tiny ships with ecomap and needs neither."
+    )
+
+
+def load_climate_encoder(folder: Path) -> ClimateEncoder:
+    """Load a climate encoder, all of it.
+
+    Raises:
+        BundleError: If it does not fit this version of ecomap.
+    """
     encoder, found = ClimateEncoder.from_pretrained(folder, output_loading_info=True)
     features = list(encoder.config.place_features)
     if features != PLACE_FEATURE_NAMES:
@@ -219,6 +240,7 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
         config = json.loads(path.read_text())
         write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
     write_card(folder, bundle.card)
+    (folder / README_FILE).write_text(bundle_readme(bundle.card), encoding="utf-8")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -260,22 +282,25 @@ def encode_condition(
         BundleError: If climate tokens are asked of a bundle that has no climate encoder.
     """
     length = bundle.card.t5_null_tokens if null_tokens is None else null_tokens
-    context, bias, pooled = _encode_text(bundle, prompts, length)
-    if climate is None:
-        return Condition(context, bias, pooled)
-    if bundle.climate_encoder is None:
-        raise BundleError(
-            f"Bundle {bundle.name!r} has no climate encoder. Use its text door only (doors=text)."
-        )
-    tokens, pooled_climate = bundle.climate_encoder(climate)
-    if has_tokens is None:
-        has_tokens = torch.ones(len(climate), dtype=torch.bool, device=tokens.device)
-    token_bias = torch.zeros(tokens.shape[:2], device=bias.device, dtype=bias.dtype)
-    token_bias = token_bias.masked_fill(~has_tokens[:, None], ABSENT)
-    return Condition(
-        torch.cat([context, tokens], dim=1),
-        torch.cat([bias, token_bias], dim=1),
-        pooled + pooled_climate * has_tokens[:, None],
+    tokens = None
+    if climate is not None:
+        if bundle.climate_encoder is None:
+            raise BundleError(
+                f"Bundle {bundle.name!r} has no climate encoder. Use its text door only "
+                "(doors=text)."
+            )
+        tokens = bundle.climate_encoder(climate)
+    if bundle.texts is not None:
+        text = bundle.texts.read(prompts)
+    else:
+        ids = tokenize(prompts, bundle.tokenizers, bundle.tokenizer_3, t5_tokens=round(length))
+        text = embed_text(ids.to(bundle.device), bundle.text_encoders, bundle.text_encoder_3)
+    return join_condition(
+        text.to(bundle.device),
+        width=int(bundle.transformer.config.joint_attention_dim),
+        null_tokens=length,
+        climate=tokens,
+        has_tokens=has_tokens,
     )
 
 
@@ -289,7 +314,12 @@ def lost_tokens(bundle: Bundle, prompt: Prompt) -> int:
 
 
 def predict_velocity(
-    transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, condition: Condition
+    transformer: SD3Transformer2DModel,
+    latents: Tensor,
+    sigma: Tensor,
+    condition: Condition,
+    *,
+    residuals: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Velocity at noisy latents.
 
@@ -298,6 +328,7 @@ def predict_velocity(
         latents: ``(B, 16, h, w)``.
         sigma: Noise level of each image ``(B,)``.
         condition: One entry an image.
+        residuals: What a ControlNet adds after blocks (`ecomap.controlnet.control_residuals`).
 
     Returns:
         Shaped like ``latents``.
@@ -307,50 +338,8 @@ def predict_velocity(
         timestep=sigma * NUM_TRAIN_TIMESTEPS,
         encoder_hidden_states=condition.context,
         pooled_projections=condition.pooled,
+        block_controlnet_hidden_states=residuals,
         joint_attention_kwargs={"key_bias": condition.key_bias},
         return_dict=False,
     )[0]
     return velocity
-
-
-def _encode_text(
-    bundle: Bundle, prompts: Sequence[Prompt], length: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Context, key bias and pooled embedding of the prompts, as the stock pipeline makes them."""
-    parts, pooled = [], []
-    short = [prompt.short for prompt in prompts]
-    for tokenizer, encoder in zip(bundle.tokenizers, bundle.text_encoders, strict=True):
-        ids = tokenizer(
-            short,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        output = encoder(ids.to(bundle.device), output_hidden_states=True)
-        parts.append(output.hidden_states[-2])
-        pooled.append(output.text_embeds)
-    clip = torch.cat(parts, dim=-1)
-    width = int(bundle.transformer.config.joint_attention_dim)
-    clip = F.pad(clip, (0, width - clip.shape[-1]))
-    long, long_bias = _encode_long(bundle, prompts, clip, length)
-    bias = torch.cat([clip.new_zeros(clip.shape[:2]), long_bias], dim=1)
-    return torch.cat([clip, long], dim=1), bias.float(), torch.cat(pooled, dim=-1)
-
-
-def _encode_long(
-    bundle: Bundle, prompts: Sequence[Prompt], like: Tensor, length: float
-) -> tuple[Tensor, Tensor]:
-    """T5's tokens and their bias; one weighted zero token for all of them where there is no T5."""
-    if bundle.text_encoder_3 is None or bundle.tokenizer_3 is None:
-        null = like.new_zeros(len(prompts), 1 if length else 0, like.shape[-1])
-        return null, like.new_full(null.shape[:2], repeat_bias(length or 1))
-    ids = bundle.tokenizer_3(
-        [prompt.long for prompt in prompts],
-        padding="max_length",
-        max_length=round(length),
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    tokens = bundle.text_encoder_3(ids.to(bundle.device))[0].to(like.dtype)
-    return tokens, like.new_zeros(tokens.shape[:2])

@@ -176,7 +176,11 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-LABELS = {True: ("real", "#0072b2"), False: ("synthetic", "#9e4b00")}
+LABELS: dict[bool | None, tuple[str, str]] = {
+    True: ("real", "#0072b2"),
+    False: ("synthetic", "#9e4b00"),
+    None: ("no photograph", "#5a646b"),
+}
 """Word and colour under a picture. Blue and dark orange differ for all kinds of colour vision."""
 
 
@@ -187,7 +191,7 @@ def contact_sheet(
     columns: int,
     title: str = "",
     *,
-    is_real: Sequence[bool] | None = None,
+    is_real: Sequence[bool | None] | None = None,
 ) -> None:
     """Draw images in rows, each over the label "synthetic" or "real" and its caption.
 
@@ -200,7 +204,8 @@ def contact_sheet(
         captions: One for each image; long ones are wrapped.
         columns: Images in a row, at least 1.
         title: Heading of the sheet.
-        is_real: For each image whether it is a real frame; by default all are generated.
+        is_real: For each image whether it is a real frame, ``None`` for what is neither real nor
+            generated; by default all are generated.
 
     Raises:
         RequestError: If there are no images, their number differs from that of the captions or of
@@ -217,7 +222,7 @@ def contact_sheet(
 
 
 def _check_sheet(
-    images: Sequence[Pixels], captions: Sequence[str], flags: Sequence[bool], columns: int
+    images: Sequence[Pixels], captions: Sequence[str], flags: Sequence[bool | None], columns: int
 ) -> None:
     """Refuse a sheet whose parts do not belong together."""
     if not len(images) or columns < 1:

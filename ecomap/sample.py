@@ -1,6 +1,7 @@
 """From records to images: conditions, noise, a sampler, and pixels."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,15 +10,11 @@ from torch import Tensor
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.card import DOORS, BundleCard, Door
 from ecomap.climate_encoder import ClimateBatch, climate_batch
+from ecomap.conditions import EMPTY_PROMPT, Condition
+from ecomap.controlnet import control_residuals
 from ecomap.errors import RequestError
 from ecomap.latents import decode, to_image
-from ecomap.model import (
-    EMPTY_PROMPT,
-    Bundle,
-    Condition,
-    encode_condition,
-    predict_velocity,
-)
+from ecomap.model import Bundle, encode_condition, predict_velocity
 from ecomap.prompt import Prompt, PromptMasks, build_prompt
 from ecomap.schema import CLIMATE, TileRecord
 from ecomap.solver import SOLVERS, SolverName, guide, make_sigmas
@@ -44,6 +41,9 @@ def generate_images(
     interval: tuple[float, float] = (0.0, 1.0),
     solver: SolverName = SOLVER,
     doors: Sequence[Door] | None = None,
+    control: Tensor | None = None,
+    control_scale: float = 1.0,
+    control_interval: tuple[float, float] = (0.0, 1.0),
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -60,6 +60,11 @@ def generate_images(
         solver: Name of the sampler.
         doors: Ways by which the condition enters, by default all that the bundle has; an empty
             list is the unconditional model.
+        control: What the bundle's ControlNet sees ``(N, C + extra, h, w)``, one a record
+            (`ecomap.controls.encode_control`); without one the ControlNet is not used. Guidance
+            compares two predictions that both see it.
+        control_scale: Factor of what the ControlNet adds; at 0 it is not run.
+        control_interval: Noise levels in which it acts.
         batch_size: Images at a time. Results are the same for any, up to rounding.
         progress: Called with (done, total).
 
@@ -67,7 +72,8 @@ def generate_images(
         uint8 ``(N, H, W, 3)``.
 
     Raises:
-        RequestError: If seeds and records do not pair up, or solver, steps or doors are unknown.
+        RequestError: If seeds, records and control do not pair up, or solver, steps or doors are
+            unknown.
     """
     doors = bundle.card.doors if doors is None else doors
     _check_request(records, seeds, prompts, solver, doors)
@@ -76,13 +82,17 @@ def generate_images(
     told = [known_to(record, bundle.card) for record in records]
     texts = [prompt_of(r) if r else EMPTY_PROMPT for r in told]
     texts = list(prompts) if prompts is not None else texts
+    _check_control(bundle, control, len(records))
     sigmas = make_sigmas(steps, bundle.shift)
     batches = []
     for start in range(0, len(records), batch_size):
         part = slice(start, start + batch_size)
+        shown = None if control is None else control[part]
+        branch = _ControlBranch(bundle, shown, control_scale, control_interval)
         latents = _sample_latents(
-            bundle, told[part], texts[part], seeds[part], sigmas, guidance, interval, solver, doors
-        )
+            bundle, told[part], texts[part], seeds[part], sigmas, guidance, interval, solver, doors,
+            branch,
+        )  # fmt: skip
         batches.append(to_image(decode(bundle.vae, latents)).cpu().numpy())
         if progress:
             progress(min(start + batch_size, len(records)), len(records))
@@ -100,6 +110,7 @@ def _sample_latents(
     interval: tuple[float, float],
     solver: SolverName,
     doors: Sequence[Door],
+    branch: "_ControlBranch",
 ) -> Tensor:
     """Latents of one batch."""
     count = len(records)
@@ -118,15 +129,43 @@ def _sample_latents(
     def predict_pair(
         latents: Tensor, sigma: float, *, need_uncond: bool
     ) -> tuple[Tensor, Tensor | None]:
-        used = condition if need_uncond else _first(condition, count)
+        used = condition if need_uncond else condition.rows(slice(count))
         batch = torch.cat([latents, latents]) if need_uncond else latents
         levels = torch.full((len(batch),), sigma, device=bundle.device)
         with _autocast(bundle.device):
-            velocity = predict_velocity(bundle.transformer, batch, levels, used).float()
+            residuals = branch.residuals(batch, levels, used) if branch.acts_at(sigma) else None
+            velocity = predict_velocity(
+                bundle.transformer, batch, levels, used, residuals=residuals
+            ).float()
         return velocity[:count], velocity[count:] if need_uncond else None
 
     scale = guidance if doors else 1.0
     return SOLVERS[solver](guide(predict_pair, scale, interval), _noise(bundle, seeds), sigmas)
+
+
+@dataclass(frozen=True)
+class _ControlBranch:
+    """What a ControlNet adds to the predictions of one batch."""
+
+    bundle: Bundle
+    control: Tensor | None
+    scale: float
+    interval: tuple[float, float]
+
+    def acts_at(self, sigma: float) -> bool:
+        """Whether it adds anything at a noise level; else it need not run."""
+        low, high = self.interval
+        return self.control is not None and self.scale != 0 and low <= sigma <= high
+
+    def residuals(self, latents: Tensor, levels: Tensor, condition: Condition) -> list[Tensor]:
+        """Residuals at latents that hold each image of the batch once or twice."""
+        assert self.bundle.controlnet is not None
+        assert self.control is not None
+        repeats = len(latents) // len(self.control)
+        control = self.control.to(latents).repeat(repeats, 1, 1, 1)
+        return control_residuals(
+            self.bundle.controlnet, latents, control, levels, condition, scale=self.scale
+        )
 
 
 def _climate(
@@ -137,7 +176,7 @@ def _climate(
         return None
     stand_in = next(record for record in records if record is not None)
     batch = climate_batch([record or stand_in for record in records])
-    return batch.select(torch.arange(2 * len(records)) % len(records)).to(bundle.device)
+    return batch.rows(torch.arange(2 * len(records)) % len(records)).to(bundle.device)
 
 
 def _noise(bundle: Bundle, seeds: Sequence[int]) -> Tensor:
@@ -149,13 +188,6 @@ def _noise(bundle: Bundle, seeds: Sequence[int]) -> Tensor:
         for seed in seeds
     ]
     return torch.stack(drawn).to(bundle.device)
-
-
-def _first(condition: Condition, count: int) -> Condition:
-    """The conditional half of a condition."""
-    return Condition(
-        condition.context[:count], condition.key_bias[:count], condition.pooled[:count]
-    )
 
 
 def known_to(record: TileRecord | None, card: BundleCard) -> TileRecord | None:
@@ -184,6 +216,24 @@ def _check_request(
         raise RequestError(f"Solver {solver!r} is unknown. Choose one of {', '.join(SOLVERS)}.")
     if not set(doors) <= set(DOORS):
         raise RequestError(f"Doors {list(doors)} are unknown. Choose from {', '.join(DOORS)}.")
+
+
+def _check_control(bundle: Bundle, control: Tensor | None, count: int) -> None:
+    """Refuse a control that nobody reads, or that is not one a record."""
+    if control is None:
+        return
+    if bundle.controlnet is None:
+        raise RequestError(
+            f"Bundle {bundle.name!r} has no ControlNet to read the control. Load one beside it "
+            "(--controlnet FOLDER), or give no control."
+        )
+    side = bundle.card.image_size_px // LATENT_FACTOR
+    expected = (count, int(bundle.controlnet.pos_embed_input.proj.in_channels), side, side)
+    if control.shape != expected:
+        raise RequestError(
+            f"The control has shape {tuple(control.shape)}; expected {expected}: one a record, of "
+            "the ControlNet's channels and the bundle's size."
+        )
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ecomap.config import Config, load_config, read_yaml
 from ecomap.errors import ConfigError
-from ecomap.train_config import AutoencoderTrainConfig, FeatureTrainConfig, TrainConfig
+from ecomap.train_config import AutoencoderTrainConfig, FeatureTrainConfig
+from ecomap.transformer_config import TrainConfig
+
+if TYPE_CHECKING:
+    from ecomap.estimate_result import Estimate
 
 TASKS: dict[str, tuple[type[Config], str]] = {
     "autoencoder": (AutoencoderTrainConfig, "ecomap.train_autoencoder"),
@@ -54,15 +59,59 @@ def train(
         DataError: If a dataset is missing or too small.
         DivergenceError: If the loss stops being finite.
     """
+    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    task, settings = train_settings(config, changes)
+    folder = output or Path("runs") / config.stem
+    from ecomap.accelerators import leave_processes
+    from ecomap.model import resolve_device
+
+    work = import_module(TASKS[task][1]).train
+    try:
+        result = work(settings, folder, device=str(resolve_device(device)))
+    finally:
+        leave_processes()
+    return TrainResult(task=task, run=folder, result=result)
+
+
+def dry_run(
+    config: Path,
+    overrides: Sequence[str] = (),
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    processes: int = 1,
+) -> "Estimate":
+    """Count parameters, memory, disk and time of a training, and start nothing.
+
+    Args:
+        config: As in `train`; likewise those below.
+        overrides: ``key=value`` settings.
+        seed: Of no influence but on the config.
+        device: Torch device or ``auto``.
+        processes: Number of processes that would share a batch.
+
+    Raises:
+        ConfigError: If the config is of another task than ``transformer``.
+    """
+    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    _, settings = train_settings(config, changes)
+    if not isinstance(settings, TrainConfig):
+        raise ConfigError(
+            f"{config} is no config of task transformer; --dry-run counts no others. Leave it out."
+        )
+    from ecomap.model import resolve_device
+    from ecomap.train_estimate import estimate
+
+    return estimate(settings, device=str(resolve_device(device)), processes=processes)
+
+
+def train_settings(config: Path, overrides: Sequence[str] = ()) -> tuple[str, Config]:
+    """Task and complete settings of a config file.
+
+    Raises:
+        ConfigError: If the file is missing, or names an unknown task or setting.
+    """
     task = read_yaml(config).get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(f"{config}: task is {task!r}; choose one of {', '.join(TASKS)}.")
-    kind, module = TASKS[task]
-    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
-    settings = load_config(config, kind, changes)
-    folder = output or Path("runs") / config.stem
-    from ecomap.model import resolve_device
-
-    work = import_module(module).train
-    result = work(settings, folder, device=str(resolve_device(device)))
-    return TrainResult(task=task, run=folder, result=result)
+    return task, load_config(config, TASKS[task][0], overrides)

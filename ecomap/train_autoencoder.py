@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
+from ecomap.accelerators import open_accelerator, require_one_process
 from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder
 from ecomap.dataset import load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_pixels
-from ecomap.loop import open_run, optimise
+from ecomap.loop import optimise
+from ecomap.run_folder import open_run
 from ecomap.schema import TileRecord, read_dataset
 from ecomap.train_config import AutoencoderTrainConfig
+from ecomap.training_draws import Part
 
 SKIP_FLAGS = {"black", "blank", "duplicate"}
 """Frames with these flags hold no image to reconstruct."""
@@ -228,9 +231,16 @@ def train(
 
     Returns:
         Folder of the averaged weights, ``output/vae``.
+
+    Raises:
+        ConfigError: If sizes do not fit, the folder holds another run, or several processes were
+            launched.
+        DataError: If a dataset lacks usable frames of a size.
     """
     console = console or Console(stderr=True)
     _check_config(config)
+    accelerator = open_accelerator(config.bf16, device)
+    require_one_process(accelerator, config.task, config.optim.micro_batches)
     open_run(output, config, config.datasets)
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
@@ -243,21 +253,20 @@ def train(
         frames.require(max(config.crop_px, config.image_size_px))
     held_out = validation_pixels(open_frames(config.datasets, "val"), 32, config.image_size_px)
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        pixels = draw_batch(sources, config, step).to(device, memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
-            return autoencoder_loss(vae, teacher, pixels, config)
+    def draw(step: int, _: Part) -> Tensor:
+        return draw_batch(sources, config, step).to(device, memory_format=torch.channels_last)
 
-    def validate() -> dict[str, float]:
-        return {
-            f"val_psnr_{name}": float(reconstruction_psnr(vae, pixels.to(device)).mean())
-            for name, pixels in held_out.items()
-        }
+    def validate(_: nn.Module) -> dict[str, float]:
+        with torch.autocast(accelerator.device.type, enabled=False):  # as it will be used
+            return {
+                f"val_psnr_{name}": float(reconstruction_psnr(vae, pixels.to(device)).mean())
+                for name, pixels in held_out.items()
+            }
 
-    ema = optimise(
-        step_loss, {"vae": vae}, config.optim, output, validate=validate, console=console
-    )
-    ema.copy_to(vae.parameters())
+    optimise(
+        vae, draw, lambda _, pixels: autoencoder_loss(vae, teacher, pixels, config), config.optim,
+        output, accelerator=accelerator, validate=validate, console=console, seed=config.seed,
+    )  # fmt: skip
     folder = output / "vae"
     vae.save_pretrained(folder, safe_serialization=True)
     return folder

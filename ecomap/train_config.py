@@ -1,4 +1,4 @@
-"""Settings of the trainings: every default with its meaning; YAML holds only what differs."""
+"""Settings of the loop, the autoencoder and the feature network; YAML holds only what differs."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -19,6 +19,8 @@ class OptimConfig(Config):
     """Steps over which the rate rises from zero."""
     decay_steps: int = Field(default=0, ge=0)
     """Last steps, over which the rate falls to zero."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """Adafactor keeps nearly no state: for networks whose AdamW does not fit into memory."""
     beta2: float = Field(default=0.99, gt=0, lt=1)
     """Decay of AdamW's second moment."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -26,7 +28,12 @@ class OptimConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the averaged weights, which are the ones that are shipped."""
+    """Decay of the averaged weights, which are the ones that are shipped; 0 averages nothing."""
+    micro_batches: int = Field(default=1, gt=0)
+    """Parts into which each process divides its share of a batch, one after the other: less memory,
+    the same gradient."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints that stay, beside the best one."""
     log_every: int = Field(default=20, gt=0)
     """Steps between lines of numbers."""
     validate_every: int = Field(default=500, gt=0)
@@ -143,108 +150,3 @@ class FeatureTrainConfig(Config):
         if not self.widths or min(self.widths) <= 0 or any(width % 8 for width in self.widths):
             raise ValueError(f"widths {self.widths} must be positive multiples of 8")
         return self
-
-
-class TransformerConfig(Config):
-    """Size of the transformer and its text encoders. Width is heads times head width."""
-
-    num_layers: int = 8
-    num_heads: int = 4
-    head_width: int = 64
-    joint_attention_width: int = 256
-    """Width of the context: at least the sum of both text encoders' widths."""
-    max_latent_side: int = 64
-    """Side of the largest latents that positions are known for."""
-    text_width: int = 128
-    """Width and projection of each text encoder."""
-    text_layers: int = 2
-    text_heads: int = 4
-    climate_width: int = 192
-    climate_layers: int = 2
-    climate_heads: int = 3
-
-    @model_validator(mode="after")
-    def _widths_fit(self) -> Self:
-        if self.joint_attention_width < 2 * self.text_width:
-            raise ValueError(
-                f"joint_attention_width {self.joint_attention_width} must be at least twice "
-                f"text_width {self.text_width}"
-            )
-        if self.text_width % self.text_heads or self.climate_width % self.climate_heads:
-            raise ValueError("text_width and climate_width must be multiples of their heads")
-        return self
-
-
-class DropConfig(Config):
-    """What training withholds, so that every door works alone and guidance has its opposite."""
-
-    text_and_tokens: float = Field(default=0.6, ge=0)
-    """Share of samples with both doors open; likewise the three below."""
-    tokens_only: float = Field(default=0.15, ge=0)
-    text_only: float = Field(default=0.15, ge=0)
-    nothing: float = Field(default=0.1, ge=0)
-    group: float = Field(default=0.1, ge=0, lt=1)
-    """Probability of withholding each group of the tokens' facts from a sample."""
-
-    @model_validator(mode="after")
-    def _some_share(self) -> Self:
-        if self.text_and_tokens + self.tokens_only + self.text_only + self.nothing <= 0:
-            raise ValueError("one of the four shares must be above 0")
-        return self
-
-
-class StartConfig(Config):
-    """Trained weights to start from."""
-
-    bundle: Path
-    """Bundle folder."""
-    parts: tuple[str, ...] = ("transformer", "text_encoder", "text_encoder_2", "climate_encoder")
-    """Networks that are taken from it; the others start untrained."""
-
-
-class TrainConfig(Config):
-    """Training of a transformer with its text and climate encoders on cached latents."""
-
-    task: Literal["transformer"] = "transformer"
-    dataset: Path
-    """Dataset folder with splits."""
-    vae: Path
-    """Folder of the frozen autoencoder that makes the latents."""
-    bundle_vae: Path | None = None
-    """Autoencoder of the same latent space that goes into the bundle; by default the same."""
-    cache: Path
-    """Folder of the latents; made once, reused while autoencoder and records stay the same."""
-    name: str = "ecomap-tiny"
-    """Name on the model card."""
-    version: str = "0"
-    imagery: str = ""
-    """What the training images are, in words for the card; by default the dataset's sources."""
-    limits: str = ""
-    """What the bundle must not be used for, in words for the card."""
-    attribution: tuple[str, ...] = ()
-    """Whom the card thanks beside the dataset's own sources."""
-    transformer: TransformerConfig = TransformerConfig()
-    start: StartConfig | None = None
-    """Where to start from; by default everything starts untrained."""
-    masks: str = "ecomap"
-    """Prompt masks (`ecomap.prompt.MASKS`)."""
-    drop: DropConfig = DropConfig()
-    density: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
-    """How noise levels are drawn, with the mean and spread below for ``logit_normal``."""
-    density_mean: float = 0.0
-    density_std: float = 1.0
-    density_scale: float | None = None
-    """Scale of the ``mode`` density; by default `ecomap.flow.MODE_SCALE`."""
-    null_ramp: tuple[int, int] = (0, 0)
-    """Steps between which the number of zero tokens for the absent T5 grows from 1 to its full
-    number. All of them at once draw nearly all attention from an untrained model, which then takes
-    very long to notice its climate tokens."""
-    shift: float = 1.0
-    """Resolution shift, in training and in the bundle's sampling schedule."""
-    batch_size: int = Field(default=64, gt=0)
-    num_validation: int = Field(default=192, gt=0)
-    """Held-out frames whose loss is followed."""
-    bf16: bool = True
-    """Whether the networks run under bfloat16 autocast."""
-    seed: int = Field(default=0, ge=0)
-    optim: OptimConfig = OptimConfig()

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecomap.accelerators import open_accelerator, require_one_process
 from ecomap.feature_batches import (
     UNKNOWN_CLASS,
     Targets,
@@ -42,11 +43,13 @@ from ecomap.feature_space import (
     Images,
     season_month,
 )
-from ecomap.loop import open_run, optimise
+from ecomap.loop import optimise
 from ecomap.places import places_digest
+from ecomap.run_folder import open_run
 from ecomap.schema import TileRecord, unique
 from ecomap.train_autoencoder import Frames, open_frames
 from ecomap.train_config import FeatureTrainConfig
+from ecomap.training_draws import Part
 
 
 def feature_loss(
@@ -163,10 +166,12 @@ def train(
         Folder of the averaged weights, ``output/feature_network``.
 
     Raises:
-        ConfigError: If the folder holds another run.
+        ConfigError: If the folder holds another run, or several processes were launched.
         DataError: If a dataset lacks a side of its split, or knows no climate.
     """
     console = console or Console(stderr=True)
+    accelerator = open_accelerator(config.bf16, device)
+    require_one_process(accelerator, config.task, config.optim.micro_batches)
     sources = open_frames(config.datasets, "train")
     held_out = {
         frames.name: held_out_images(frames, config.num_validation, config.input_size_px)
@@ -183,27 +188,28 @@ def train(
         card=make_card(config, sources),
     )
     network = FeatureNetwork(sizes).to(memory_format=torch.channels_last).to(device)
-    kind = torch.device(device).type
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+    def draw(step: int, _: Part) -> tuple[Tensor, Targets]:
         images, records = draw_batch(sources, config, step)
         targets = make_targets(records, scales)
         targets = replace(targets, **{k: v.to(device) for k, v in vars(targets).items()})
-        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-            reading = network(to_inputs(images, config.input_size_px).to(device))
-            return feature_loss(reading, targets, config.climate_weight)
+        return to_inputs(images, config.input_size_px).to(device), targets
 
-    def validate() -> dict[str, float]:
+    def loss(learner: nn.Module, batch: tuple[Tensor, Targets]) -> tuple[Tensor, dict[str, float]]:
+        inputs, targets = batch
+        return feature_loss(learner(inputs), targets, config.climate_weight)
+
+    def validate(_: nn.Module) -> dict[str, float]:
         return {
             f"val_{key}_{name}": value
             for name, (images, records) in held_out.items()
             for key, value in held_out_figures(network, images, records).items()
         }
 
-    ema = optimise(
-        step_loss, {"network": network}, config.optim, output, validate=validate, console=console
-    )
-    ema.copy_to(network.parameters())
+    optimise(
+        network, draw, loss, config.optim, output, accelerator=accelerator, validate=validate,
+        console=console, seed=config.seed,
+    )  # fmt: skip
     folder = output / FOLDER
     save_feature_network(network, folder)
     saved = load_feature_network(folder)  # figures of what is kept, after its rounding

@@ -1,165 +1,73 @@
-"""Train the transformer, its text encoders and the climate encoder on cached latents.
+"""Train a transformer and what conditions it: from scratch, whole, by LoRA, or by a ControlNet.
 
-The loop is `ecomap.loop.optimise`; here is what a step learns: rectified flow on latents, with
-a prompt drawn for every sample and epoch, and both doors and single facts withheld at random.
-Everything random in a step comes from (seed, step).
+The loop is `ecomap.loop.optimise`, what is learnt is `ecomap.learner.FlowLearner`, what learns is
+`ecomap.learn_setup`. Here they meet: samples are read, the learner is made, and what it learnt is
+saved as a bundle, an adapter or a ControlNet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ecomap.build import build_bundle
+from ecomap.accelerators import open_accelerator
+from ecomap.adapter import save_adapter
+from ecomap.adapter_card import AdapterCard
+from ecomap.batches import (
+    VALIDATION_REFERENCE,
+    open_sampler,
+    training_batch,
+    validation_batch,
+)
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate import known_variables
-from ecomap.climate_encoder import WITHHELD_GROUPS, ClimateBatch, climate_batch
-from ecomap.dataset import Vae, cached_latents, gather, load_vae
-from ecomap.errors import ConfigError, DataError
-from ecomap.flow import MODE_SCALE, add_noise, sample_sigma, target_velocity
-from ecomap.loop import open_run, optimise, progress_bar
-from ecomap.model import (
-    EMPTY_PROMPT,
-    Bundle,
-    encode_condition,
-    load_bundle,
-    predict_velocity,
-    save_bundle,
+from ecomap.control_table import references_of
+from ecomap.controlnet import save_controlnet
+from ecomap.controls import look_of
+from ecomap.dataset import load_vae
+from ecomap.errors import ConfigError
+from ecomap.frame_variants import Variants, cut, place_of, window_size
+from ecomap.imagery import FrameReader
+from ecomap.learn_setup import (
+    WHOLE,
+    make_learner,
+    open_base,
+    set_learning,
+    whole_parameters,
+    with_controlnet,
 )
+from ecomap.learner import FlowBatch
+from ecomap.loop import optimise
+from ecomap.model import Bundle, save_bundle
 from ecomap.places import places_digest
-from ecomap.prompt import MASKS, draw_prompt
-from ecomap.schema import TileRecord, read_dataset, unique
-from ecomap.train_config import DropConfig, TrainConfig
-
-VALIDATION_LEVELS = 8
-"""Equally spaced noise levels of the held-out loss (Esser et al., 2024, sec. 5.1)."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Records of one side of a split with their latents and climate inputs."""
-
-    records: list[TileRecord]
-    latents: np.ndarray
-    climate: ClimateBatch
-
-
-def draw_index(num_records: int, batch_size: int, seed: int, step: int) -> tuple[np.ndarray, int]:
-    """Records of a step, from a new shuffle every epoch; and the epoch.
-
-    Every record comes once an epoch; what does not fill a batch at its end waits for the next one.
-    """
-    per_epoch = num_records // batch_size
-    epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, 1, epoch]).permutation(num_records)
-    return order[position * batch_size : (position + 1) * batch_size], epoch
-
-
-def draw_doors(
-    num_samples: int, drop: DropConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Which samples have text and which have tokens, bool ``(B,)`` each."""
-    shares = [drop.text_and_tokens, drop.tokens_only, drop.text_only, drop.nothing]
-    edges = torch.tensor(shares).cumsum(0) / sum(shares)
-    case = torch.searchsorted(edges, torch.rand(num_samples, generator=generator))
-    return (case == 0) | (case == 2), (case == 0) | (case == 1)
-
-
-def ramped_null_tokens(full: int, ramp: tuple[int, int], step: int) -> float:
-    """Number of zero tokens at a step: 1 before the ramp, geometric on it, all after it."""
-    first, last = ramp
-    progress = 1.0 if step >= last else max(0.0, (step - first) / max(1, last - first))
-    return float(full**progress)
-
-
-def flow_loss(
-    bundle: Bundle,
-    samples: Samples,
-    index: np.ndarray,
-    config: TrainConfig,
-    *,
-    step: int,
-    epoch: int,
-) -> Tensor:
-    """Rectified-flow loss of a training step: mean squared error of the velocity."""
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    chosen, device = torch.from_numpy(index), bundle.device
-    has_text, has_tokens = draw_doors(len(index), config.drop, generator)
-    climate = samples.climate.select(chosen)
-    for group in WITHHELD_GROUPS:
-        where = torch.rand(len(index), generator=generator) < config.drop.group
-        climate = climate.withhold(group, where)
-    masks = MASKS[config.masks]
-    prompts = [
-        draw_prompt(samples.records[i], masks, seed=config.seed, sample_index=int(i), epoch=epoch)
-        if has_text[place]
-        else EMPTY_PROMPT
-        for place, i in enumerate(index)
-    ]
-    clean = gather(samples.latents, chosen).to(device)
-    noise = torch.randn(clean.shape, generator=generator).to(device)
-    sigma = sample_sigma(
-        config.density,
-        (len(index),),
-        generator,
-        mean=config.density_mean,
-        std=config.density_std,
-        scale=MODE_SCALE if config.density_scale is None else config.density_scale,
-        shift=config.shift,
-    ).to(device)
-    condition = encode_condition(
-        bundle,
-        prompts,
-        climate.to(device),
-        has_tokens=has_tokens.to(device),
-        null_tokens=ramped_null_tokens(bundle.card.t5_null_tokens, config.null_ramp, step),
-    )
-    velocity = predict_velocity(
-        bundle.transformer, add_noise(clean, noise, sigma), sigma, condition
-    )
-    return F.mse_loss(velocity.float(), target_velocity(clean, noise))
-
-
-@torch.no_grad()
-def validation_loss(bundle: Bundle, samples: Samples, config: TrainConfig) -> dict[str, float]:
-    """Loss on held-out frames at fixed noise levels with fixed noise, both doors open.
-
-    Also with the climate series of other frames, whose excess shows that the climate is used.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    count = len(samples.records)
-    noise = torch.randn(samples.latents.shape, generator=generator)
-    levels = (torch.arange(count) % VALIDATION_LEVELS + 0.5) / VALIDATION_LEVELS
-    masks = MASKS["fixed_caption"]
-    losses: dict[str, list[float]] = {"val_loss": [], "val_loss_shuffled": []}
-    shuffled = torch.roll(torch.arange(count), count // 2 + 1)
-    for start in range(0, count, config.batch_size):
-        index = torch.arange(start, min(start + config.batch_size, count))
-        clean = gather(samples.latents, index).to(bundle.device)
-        sigma, step_noise = levels[index].to(bundle.device), noise[index].to(bundle.device)
-        noisy = add_noise(clean, step_noise, sigma)
-        for name, source in (("val_loss", index), ("val_loss_shuffled", shuffled[index])):
-            prompts = [
-                draw_prompt(samples.records[i], masks, seed=0, sample_index=i, epoch=0)
-                for i in source.tolist()
-            ]
-            climate = samples.climate.select(source).to(bundle.device)
-            condition = encode_condition(bundle, prompts, climate)
-            velocity = predict_velocity(bundle.transformer, noisy, sigma, condition)
-            error = (velocity.float() - target_velocity(clean, step_noise)).square()
-            losses[name] += error.mean((1, 2, 3)).tolist()
-    return {name: float(np.mean(values)) for name, values in losses.items()}
+from ecomap.prompt import MASKS
+from ecomap.references import NONE
+from ecomap.run_folder import open_run
+from ecomap.sample_grid import (
+    SampleGrid,
+    check_show,
+    choose_tiles,
+    make_pictures,
+    plan_grid,
+    write_grid,
+)
+from ecomap.samples import Samples, open_samples, read_sides
+from ecomap.schema import TileRecord, unique
+from ecomap.training_draws import Part
+from ecomap.training_report import RunReport, card_facts
+from ecomap.transformer_config import TrainConfig
+from ecomap.validation import HeldOutRows, validation_loss
 
 
 def train(
     config: TrainConfig, output: Path, *, device: str = "cpu", console: Console | None = None
 ) -> Path:
-    """Train a bundle and save it.
+    """Train what a config says and save it.
 
     Args:
         config: Complete settings.
@@ -168,94 +76,181 @@ def train(
         console: Where progress is shown.
 
     Returns:
-        Folder of the bundle with averaged weights, ``output/bundle``.
+        Folder of the averaged weights: ``output/bundle``, ``output/adapter`` (what was learnt
+        beside an unchanged base) or ``output/controlnet``.
 
     Raises:
-        ConfigError: If the masks are unknown or the folder holds another run.
+        ConfigError: If settings contradict each other or the base, or the folder holds another
+            run.
+        BundleError: If the base cannot be loaded.
         DataError: If the dataset has too few tiles on a side of its split.
     """
     console = console or Console(stderr=True)
     if config.masks not in MASKS:
         raise ConfigError(f"masks is {config.masks!r}; choose one of {', '.join(MASKS)}.")
-    vae, shipped_vae = load_vae(config.vae), load_vae(config.bundle_vae or config.vae)
-    training, held_out = load_samples(config, vae, device, console)
-    open_run(output, config, [config.dataset])
-    torch.manual_seed(config.seed)
-    start = None if config.start is None else load_bundle(config.start.bundle, device="cpu")
-    card = make_card(config, training.records, start.card if start else None)
-    bundle = build_bundle(config.transformer, card, vae, config.shift)
-    modules = bundle.modules()
-    if config.start is not None and start is not None:
-        take_weights(modules, start, config.start.parts)
-    for module in modules.values():
-        module.to(device).train()
+    check_show(config.show)
+    accelerator = open_accelerator(config.bf16, device)
+    device = str(accelerator.device)
+    sides = read_sides(config, console)
+    training, held_out, pool = sides
+    open_run(output, config, [config.dataset], accelerator=accelerator)
+    base, bundle = open_bundles(config, training)
+    pictures = plan_pictures(config, bundle, held_out, pool)
+    samples, validation = open_samples(
+        config, bundle, sides, prompts=pictures.grid.prompts(), device=device, console=console
+    )
+    set_learning(bundle, config.learn, seed=config.seed)
+    learner = make_learner(bundle, config, device)
+    pictured = replace(bundle, texts=samples.text, vae=bundle.vae.to(device))
+    sampler = open_sampler(config, training)
+    report = RunReport(output, facts=card_facts(bundle.card))
 
-    kind = torch.device(device).type
+    def draw(step: int, part: Part) -> FlowBatch:
+        rows = sampler.draw(step).rows(part.rows(config.batch_size))
+        return training_batch(config, bundle, samples, rows).to(device)
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        index, epoch = draw_index(len(training.records), config.batch_size, config.seed, step)
-        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-            return flow_loss(bundle, training, index, config, step=step, epoch=epoch), {}
+    def loss(learner: nn.Module, batch: FlowBatch) -> tuple[Tensor, dict[str, float]]:
+        return learner(batch).mean() / samples.latents.mean_weight, {}
 
-    def validate() -> dict[str, float]:
-        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-            return validation_loss(bundle, held_out, config)
+    def held_out_batch(rows: HeldOutRows) -> FlowBatch:
+        return validation_batch(config, bundle, validation, rows).to(device)
 
-    ema = optimise(step_loss, modules, config.optim, output, validate=validate, console=console)
-    ema.copy_to([p for m in modules.values() for p in m.parameters() if p.requires_grad])
-    save_bundle(replace(bundle, vae=shipped_vae), output / "bundle")
-    return output / "bundle"
-
-
-def take_weights(modules: Mapping[str, nn.Module], start: Bundle, parts: Sequence[str]) -> None:
-    """Copy the weights of some networks from a bundle.
-
-    Raises:
-        ConfigError: If a part is unknown or has another shape there.
-    """
-    given = start.modules()
-    for part in parts:
-        if part not in modules or part not in given:
-            raise ConfigError(
-                f"start.parts names {part!r}; choose from "
-                f"{', '.join(sorted(modules.keys() & given.keys()))}."
-            )
-        try:
-            modules[part].load_state_dict(given[part].state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{part} of {start.path} does not fit: {str(error).splitlines()[-1].strip()} "
-                "Leave it out of start.parts, or give the sizes of the bundle."
-            ) from None
-
-
-def load_samples(
-    config: TrainConfig, vae: Vae, device: str, console: Console
-) -> tuple[Samples, Samples]:
-    """Training samples, and a fixed choice of validation samples.
-
-    Raises:
-        DataError: If a side of the split has too few tiles.
-    """
-    records = read_dataset(config.dataset)
-    training = [record for record in records if record.split == "train"]
-    held_out = [record for record in records if record.split == "val"]
-    if len(training) < config.batch_size or not held_out:
-        raise DataError(
-            f"{config.dataset} has {len(training)} training and {len(held_out)} validation tiles. "
-            f"Expected at least {config.batch_size} and 1; run 'ecomap data split' on it."
-        )
-    spread = np.linspace(0, len(held_out) - 1, min(config.num_validation, len(held_out)))
-    held_out = [held_out[i] for i in spread.round().astype(int)]
-    samples = []
-    with progress_bar(console) as progress:
-        for side in (training, held_out):
-            latents = cached_latents(
-                vae, side, config.dataset, config.cache, device=device, bf16=config.bf16,
-                progress=progress,
+    def validate(learner: nn.Module) -> dict[str, float]:
+        with accelerator.autocast():
+            return validation_loss(
+                learner, held_out_batch, num_frames=len(held_out), seed=config.seed,
+                batch_size=config.batch_size,
             )  # fmt: skip
-            samples.append(Samples(side, latents, climate_batch(side)))
-    return samples[0], samples[1]
+
+    def show(learner: nn.Module, step: int) -> None:
+        images = make_pictures(pictured, pictures.grid, controls=pictures.controls(validation))
+        if accelerator.is_main_process:
+            write_grid(output, pictures.grid, images, step)
+            report.update()
+
+    optimise(
+        learner, draw, loss, config.optim, output, accelerator=accelerator, validate=validate,
+        console=console, show=show, show_every=config.show.every, seed=config.seed,
+    )  # fmt: skip
+    if not accelerator.is_main_process:
+        return output
+    report.close()
+    return save_result(config, base, bundle, output)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is shown of the held-out side as training goes on."""
+
+    grid: SampleGrid
+    tiles: list[int]
+    """Positions of the shown tiles among the held-out ones."""
+
+    def controls(self, samples: Samples) -> Tensor | None:
+        """What a ControlNet is shown of each tile."""
+        if samples.control is None or not self.tiles:
+            return None
+        index = np.array(self.tiles)
+        every = np.ones(len(index), dtype=bool)
+        return samples.control.read(
+            index, np.full(len(index), VALIDATION_REFERENCE), np.zeros_like(index), every
+        )
+
+
+def plan_pictures(
+    config: TrainConfig, bundle: Bundle, held_out: list[TileRecord], pool: list[TileRecord]
+) -> Pictures:
+    """Choose what to show.
+
+    Args:
+        config: Complete settings.
+        bundle: What will be shown.
+        held_out: Records of the held-out side.
+        pool: Records that references may be.
+    """
+    tiles = choose_tiles(held_out, config.show.num_tiles)
+    records = [held_out[tile] for tile in tiles]
+    reader, window = FrameReader(config.dataset), Variants(config.crop_px)
+
+    def frame(record: TileRecord) -> np.ndarray:
+        place = place_of(record, 0, window)
+        return cut(reader.read(record), place, window_size(record, window))
+
+    shown = []
+    learn = config.learn
+    if records and bundle.control is not None and learn is not None and learn.controlnet:
+        spec, look = bundle.control, look_of(bundle.control, learn.controlnet.detector_weights)
+        references = references_of(spec, records, pool)
+        index = np.arange(len(records))
+        found, _ = references.choose(index, np.full(len(records), VALIDATION_REFERENCE))
+        for record, place in zip(records, found.tolist(), strict=True):
+            source = record if place == NONE else pool[place]
+            picture = np.zeros_like(frame(record)) if place == NONE else frame(source)
+            words = "none" if place == NONE else f"{spec.image}, {source.month}"
+            picture = look[1](picture) if look is not None else picture
+            shown.append((words, picture, look is None and place != NONE))
+    frames = [frame(record) for record in records]
+    grid = plan_grid(records, frames, bundle.card, config.show, seed=config.seed, references=shown)
+    return Pictures(grid, tiles)
+
+
+def open_bundles(config: TrainConfig, records: Sequence[TileRecord]) -> tuple[Bundle, Bundle]:
+    """What a training starts from, and what it makes of it: not trained yet, with its card.
+
+    Raises:
+        BundleError: If the base cannot be loaded.
+        ConfigError: If the settings do not fit it.
+    """
+    torch.manual_seed(config.seed)
+    base = open_base(config, BundleCard(name=config.name, image_size_px=size_px(config, records)))
+    card = make_card(config, records, base.card if config.base else None)
+    bundle = replace(base, card=card, scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift))
+    if config.learn is not None and config.learn.controlnet is not None:
+        bundle = with_controlnet(bundle, config.learn.controlnet, seed=config.seed)
+    return base, bundle
+
+
+def size_px(config: TrainConfig, records: Sequence[TileRecord]) -> int:
+    """Side of the images that are learnt."""
+    return config.crop_px or records[0].width_px
+
+
+def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path) -> Path:
+    """Write what was learnt: a ControlNet, an adapter, or a whole bundle.
+
+    Args:
+        config: Complete settings.
+        base: What training started from.
+        bundle: The same networks, trained, with the card of the result.
+        output: Run folder.
+
+    Returns:
+        Folder of the result.
+    """
+    learn = config.learn
+    if learn is not None and learn.controlnet is not None and bundle.controlnet is not None:
+        folder = output / "controlnet"
+        assert bundle.control is not None
+        card = bundle.card.model_dump(mode="json") | {"base": base.identity}
+        save_controlnet(
+            bundle.controlnet, bundle.control, card, folder, base=bundle.transformer,
+            climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
+        )  # fmt: skip
+        return folder
+    if learn is not None and not learn.last_blocks and WHOLE not in learn.layers:
+        folder = output / "adapter"
+        save_adapter(
+            folder,
+            bundle.transformer,
+            extra=whole_parameters(bundle.transformer),
+            climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
+            text_encoders=bundle.text_encoders if learn.text_encoders else None,
+            card=AdapterCard.of(base, bundle.card, lora=learn.lora, shift=config.shift),
+        )
+        return folder
+    shipped = bundle.vae if config.bundle_vae is None else load_vae(config.bundle_vae)
+    save_bundle(replace(bundle, vae=shipped), output / "bundle")
+    return output / "bundle"
 
 
 def make_card(
@@ -269,19 +264,24 @@ def make_card(
         start: Card of the bundle that training started from; its training is carried over.
     """
     first = records[0]
+    has_encoder = config.learn is None or config.learn.climate_encoder
+    doors = DOORS if start is None or has_encoder else start.doors
+    length = start.t5_null_tokens if start else BundleCard(name=config.name).t5_null_tokens
     return BundleCard(
         name=config.name,
         version=config.version,
-        image_size_px=first.width_px,
+        image_size_px=size_px(config, records),
         ground_sampling_distance_m=first.ground_sampling_distance_m,
         grid="geographic" if first.crs == "EPSG:4326" else "utm",
-        doors=DOORS,
+        doors=doors,
         trained_variables=known_variables(records),
         imagery=config.imagery or ", ".join(unique(record.source for record in records)),
         limits=config.limits,
         min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),
-        license="Apache-2.0",
+        t5_null_tokens=config.t5_tokens or length,
+        license=config.license or (start.license if start else "Apache-2.0"),
         attribution=(
+            *(start.attribution if start else ()),
             *unique(record.attribution for record in records),
             *unique(record.climate_source for record in records if record.climate_source),
             *config.attribution,

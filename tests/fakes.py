@@ -82,7 +82,7 @@ def write_random_bundle(
     from ecomap.build import build_bundle
     from ecomap.dataset import load_vae
     from ecomap.model import save_bundle
-    from ecomap.train_config import TransformerConfig
+    from ecomap.transformer_config import TransformerConfig
 
     torch.manual_seed(0)
     config = TransformerConfig(

@@ -16,7 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ecomap
-from ecomap import bundle_paths, cli
+from ecomap import adapter_card, bundle_paths, cli
 from ecomap.schema import CLIMATE, make_record, write_dataset
 from ecomap.train import TASKS
 
@@ -76,6 +76,7 @@ def test_the_verbs_are_those_that_people_know():
         "data import bluemarble",
         "data check",
         "data split",
+        "data windows",
         "prep plan",
         "prep fetch",
         "prep build",
@@ -84,6 +85,9 @@ def test_the_verbs_are_those_that_people_know():
         "prep report",
         "train",
         "evaluate",
+        "model inspect",
+        "model merge",
+        "model convert",
         "model path",
         "model list",
         "generate",
@@ -377,13 +381,23 @@ def bundles(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model_index.json").write_text("{}")
     (tmp_path / "shipped" / "no-bundle").mkdir()
+    (tmp_path / "adapters/s2").mkdir(parents=True)
+    (tmp_path / "adapters/s2/adapter.json").write_text("{}")
     monkeypatch.setattr(bundle_paths, "BUNDLES_FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(adapter_card, "ADAPTERS_FOLDER", tmp_path / "adapters")
     return tmp_path
 
 
-def test_model_list_names_the_shipped_bundles(bundles):
-    assert run("model", "list").stdout == "large\nsmall\n"
-    assert json.loads(run("model", "list", "--json").stdout) == {"bundles": ["large", "small"]}
+def test_model_list_names_the_shipped_bundles_and_adapters(bundles):
+    assert run("model", "list").stdout == "large\nsmall\ns2 (adapter)\n"
+    found = json.loads(run("model", "list", "--json").stdout)
+    assert found == {"bundles": ["large", "small"], "adapters": ["s2"]}
+
+
+def test_an_adapter_is_told_from_a_bundle(bundles):
+    done = run("model", "path", str(bundles / "adapters" / "s2"))
+    assert done.exit_code == 2
+    assert "Give it as --adapter" in done.stderr
 
 
 def test_model_path_prints_the_folder_and_nothing_else(bundles):

@@ -13,6 +13,7 @@ from ecomap.errors import RequestError
 from ecomap.evaluate_bundle import (
     CONDITIONS,
     SEED_STRIDE,
+    SHARED_NOTE,
     UNSURE_NOTE,
     Reconstructed,
     autoencoder_floor,
@@ -223,3 +224,9 @@ def test_the_note_says_whether_the_bundle_learnt_from_the_training_side():
         assert note == (None if is_known else UNSURE_NOTE)
     nobody = BundleCard(name="b", training={"places_sha256": places_digest([])})
     assert training_note(nobody, tiles[1:]) == UNSURE_NOTE
+
+
+def test_the_note_says_where_months_and_not_places_are_held_out():
+    tiles = [scored("a", split="train"), scored("a", split="test"), scored("b", split="test")]
+    card = BundleCard(name="b", training={"places_sha256": places_digest([tiles[0].record])})
+    assert training_note(card, tiles) == SHARED_NOTE.format(count=1)

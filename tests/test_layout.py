@@ -39,6 +39,7 @@ WITHOUT_TORCH = [
             *("card", "normals", "outputs", "page", "prompt", "request", "schema", "train"),
             *("train_config", "versions", "tiles", "scores", "evaluate_config", "image_sets"),
             *("pairing", "places", "image_subsets", "published", "evaluation_notes"),
+            *("adapter_card", "inspect_model", "model_card", "transformer_config"),
         )
     ),
 ]

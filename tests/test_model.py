@@ -8,9 +8,9 @@ from diffusers import StableDiffusion3Pipeline
 
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate_encoder import climate_batch
+from ecomap.conditions import EMPTY_PROMPT
 from ecomap.errors import BundleError
 from ecomap.model import (
-    EMPTY_PROMPT,
     Bundle,
     encode_condition,
     load_bundle,

@@ -1,38 +1,35 @@
-"""Training: exact resume, deterministic batches, and a loss that falls."""
+"""Training end to end, in every mode: what comes out, what stays, and exact resumption."""
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from ecomap import dataset
 from ecomap import train_transformer as training
-from ecomap.card import read_card, training_digests
-from ecomap.checkpoint import latest_checkpoint
+from ecomap.adapter import load_adapter
+from ecomap.card import DOORS, BundleCard, read_card, training_digests
 from ecomap.config import load_config
-from ecomap.dataset import cache_key, cached_latents, load_vae
+from ecomap.controlnet import load_controlnet
 from ecomap.errors import ConfigError, DataError
-from ecomap.loop import learning_rate
 from ecomap.model import load_bundle
 from ecomap.places import places_digest
 from ecomap.schema import read_dataset, write_dataset
-from ecomap.train_config import (
-    AutoencoderTrainConfig,
-    DropConfig,
-    OptimConfig,
-    StartConfig,
-    TrainConfig,
-)
-from ecomap.train_transformer import draw_doors, draw_index, train
-from tests.fakes import make_tile, write_tiles, write_vae
+from ecomap.train import TASKS, train_settings
+from ecomap.train_transformer import train
+from ecomap.transformer_config import DropConfig, TrainConfig
+from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle, write_tiles, write_vae
 
 QUIET = Console(quiet=True)
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZES = {
+    "num_layers": 2, "num_heads": 2, "head_width": 8, "joint_attention_width": 40,
+    "max_latent_side": 8, "text_width": 16, "text_heads": 2, "climate_width": 24,
+    "climate_layers": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +37,25 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     write_tiles(root / "tiles")
     write_vae(root / "vae")
+    card = BundleCard(name="small", image_size_px=TINY_SIZE_PX, doors=DOORS, attribution=("Z",))
+    write_random_bundle(root, card, dtype=torch.float32)
     return root
 
 
-def config(world, steps=4, **optim):
-    small = {
-        "num_layers": 2, "num_heads": 2, "head_width": 8, "joint_attention_width": 40,
-        "max_latent_side": 8, "text_width": 16, "text_heads": 2, "climate_width": 24,
-        "climate_layers": 1,
+def config(world, steps=4, *, optim=None, **changes):
+    settings = {
+        "dataset": world / "tiles", "vae": world / "vae", "cache": world / "cache",
+        "transformer": SIZES, "batch_size": 8, "bf16": False,
+        "show": {"num_tiles": 1, "steps": 2, "sweep": ["temperature=+6"]},
+        "optim": {"steps": steps, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}
+        | (optim or {}),
     }  # fmt: skip
-    return TrainConfig(
-        dataset=world / "tiles", vae=world / "vae", cache=world / "cache", transformer=small,
-        batch_size=8, bf16=False,
-        optim={"steps": steps, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1} | optim,
-    )  # fmt: skip
+    return TrainConfig(**(settings | changes))
+
+
+def on_base(world, learn, steps=3, **changes):
+    changes = {"vae": None, "base": str(world / "bundle"), "learn": learn} | changes
+    return config(world, steps, **changes)
 
 
 def weights(folder):
@@ -63,33 +65,53 @@ def weights(folder):
     }
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeypatch):
-    straight = train(config(world), tmp_path / "straight", console=QUIET)
-    original, calls = training.flow_loss, []
-
-    def interrupted(*args, **kwargs):
-        if kwargs["step"] == 3 and not calls:
-            calls.append(1)
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(training, "flow_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(world), tmp_path / "halting", console=QUIET)
-    resumed = train(config(world), tmp_path / "halting", console=QUIET)
-    first, second = weights(straight), weights(resumed)
+def same(first, second):
     assert first.keys() == second.keys()
-    for name, tensors in first.items():
-        for key, value in tensors.items():
-            assert torch.equal(value, second[name][key]), f"{name} {key}"
-    logs = [
+    return all(
+        tensors.keys() == second[name].keys()
+        and all(torch.equal(value, second[name][key]) for key, value in tensors.items())
+        for name, tensors in first.items()
+    )
+
+
+def interrupt_at(monkeypatch, step):
+    real, calls = training.training_batch, []
+
+    def interrupted(config, bundle, samples, drawn):
+        if drawn.step == step and not calls:
+            calls.append(step)
+            raise KeyboardInterrupt
+        return real(config, bundle, samples, drawn)
+
+    monkeypatch.setattr(training, "training_batch", interrupted)
+
+
+MODES = {
+    "lora": {"lora": {"rank": 2, "alpha": 6, "targets": ["image", "text"], "dropout": 0.1},
+             "layers": ["norm_out"], "climate_encoder": True},
+    "controlnet": {"controlnet": {"num_layers": 1, "channels": ["months_gap"], "wrap_year": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeypatch, mode):
+    settings = config(world) if mode is None else on_base(world, MODES[mode], 4, text_variants=2)
+    straight = train(settings, tmp_path / "straight", console=QUIET)
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "halting", console=QUIET)
+    resumed = train(settings, tmp_path / "halting", console=QUIET)
+    assert same(weights(straight), weights(resumed))
+    lines = [
         (tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("straight", "halting")
     ]
-    losses = [[json.loads(line).get("loss") for line in log] for log in logs]
+    losses = [[json.loads(line).get("loss") for line in log] for log in lines]
     assert losses[0] == losses[1]
 
 
-def test_a_run_folder_holds_config_and_versions_and_refuses_another_run(world, tmp_path):
+def test_a_run_folder_holds_config_versions_page_and_pictures_and_refuses_another_run(
+    world, tmp_path
+):
     train(config(world, steps=1), tmp_path, console=QUIET)
     assert load_config(tmp_path / "config.yaml", TrainConfig) == config(world, steps=1)
     path = tmp_path / "versions.json"
@@ -99,19 +121,22 @@ def test_a_run_folder_holds_config_and_versions_and_refuses_another_run(world, t
     path.write_text(json.dumps([older]))
     train(config(world, steps=1), tmp_path, console=QUIET)
     assert json.loads(path.read_text()) == [older, used]
+    assert "Held-out" in (tmp_path / "index.html").read_text()
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert len(list((tmp_path / "images").glob("*.png"))) == 1
+    assert list((tmp_path / "tensorboard").iterdir())
     with pytest.raises(ConfigError, match="another config"):
         train(config(world, steps=2), tmp_path, console=QUIET)
 
 
 def test_the_loss_falls_and_the_bundle_loads(world, tmp_path):
-    folder = train(
-        config(world, steps=60, learning_rate=3e-3, log_every=1, validate_every=1000,
-               checkpoint_every=1000, ema_decay=0.5),
-        tmp_path,
-        console=QUIET,
-    )  # fmt: skip
+    optim = {"learning_rate": 6e-3, "validate_every": 1000, "checkpoint_every": 1000,
+             "ema_decay": 0.5}  # fmt: skip
+    folder = train(config(world, 120, optim=optim), tmp_path, console=QUIET)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["val_loss"] < 0.9 * lines[0]["loss"]
+    held_out = [line for line in lines if "val_loss" in line]
+    assert held_out[-1]["val_loss"] < 0.9 * lines[0]["loss"]
+    assert len([key for key in held_out[-1] if key.startswith("val_loss_sigma")]) == 8
     bundle = load_bundle(folder, device="cpu")
     assert bundle.card.imagery == "made"
     assert bundle.card.training["places_sha256"] == places_digest(
@@ -122,51 +147,60 @@ def test_the_loss_falls_and_the_bundle_loads(world, tmp_path):
     assert bundle.climate_encoder is not None
 
 
-def test_every_record_comes_once_an_epoch_in_a_new_order():
-    first = [draw_index(20, 6, 0, step)[0] for step in range(3)]
-    second = [draw_index(20, 6, 0, step)[0] for step in range(3, 6)]
-    assert max(Counter(np.concatenate(first).tolist()).values()) == 1
-    assert draw_index(20, 6, 0, 3)[1] == 1
-    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
-    assert np.array_equal(first[1], draw_index(20, 6, 0, 1)[0])
-    assert not np.array_equal(first[0], draw_index(20, 6, 1, 0)[0])
+def test_a_lora_run_leaves_an_adapter_that_changes_the_base_as_trained(world, tmp_path):
+    optim = {"learning_rate": 1e-2, "ema_decay": 0}
+    settings = on_base(world, MODES["lora"], 5, optim=optim, shift=2.5)
+    folder = train(settings, tmp_path, console=QUIET)
+    assert folder.name == "adapter"
+    base = load_bundle(world / "bundle", device="cpu")
+    adapted = load_adapter(base, folder)
+    assert adapted.shift == 2.5
+    assert adapted.card.attribution[0] == "Z"
+    state = load_file(tmp_path / "checkpoints" / "step_00000005" / "state.safetensors")
+    trained = {k.rsplit("transformer.", 1)[-1]: v for k, v in state.items() if "norm_out" in k}
+    learnt = dict(adapted.transformer.named_parameters())["norm_out.linear.weight"]
+    assert not torch.equal(learnt, base.transformer.norm_out.linear.weight)
+    assert any(torch.equal(learnt.detach(), value) for value in trained.values())
+    assert base.climate_encoder is not None
+    assert not torch.equal(
+        adapted.climate_encoder.month_in.weight, base.climate_encoder.month_in.weight
+    )
 
 
-def test_doors_open_as_often_as_configured():
-    drop = DropConfig(text_and_tokens=0.5, tokens_only=0.1, text_only=0.2, nothing=0.2)
-    text, tokens = draw_doors(20_000, drop, torch.Generator().manual_seed(0))
-    assert (text & tokens).float().mean() == pytest.approx(0.5, abs=0.02)
-    assert (~text & tokens).float().mean() == pytest.approx(0.1, abs=0.02)
-    assert (text & ~tokens).float().mean() == pytest.approx(0.2, abs=0.02)
+def test_a_controlnet_run_leaves_a_controlnet_for_its_base(world, tmp_path):
+    folder = train(on_base(world, MODES["controlnet"]), tmp_path, console=QUIET)
+    assert folder.name == "controlnet"
+    net, spec = load_controlnet(folder, load_bundle(world / "bundle", device="cpu").transformer)
+    assert spec.channels == ("months_gap",)
+    assert any(block.weight.any() for block in net.controlnet_blocks)
 
 
-def test_latents_are_cached_in_the_order_of_the_records_and_read_again(world, tmp_path):
-    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:5]
-    folder = world / "tiles"
-    first = cached_latents(vae, records, folder, tmp_path, batch_size=2)
-    assert first.shape == (5, 16, 2, 2)
-    backwards = cached_latents(vae, records[::-1], folder, tmp_path, batch_size=2)
-    np.testing.assert_allclose(first[::-1], backwards, atol=2e-3)
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
-    assert len(files) == 2
-    cached_latents(vae, records, folder, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")} == files
-    with torch.no_grad():
-        next(iter(vae.parameters())).add_(1.0)
-    cached_latents(vae, records, folder, tmp_path)
-    assert len(list(tmp_path.glob("*.npy"))) == 3
+def test_the_last_blocks_and_masked_balanced_flipped_crops_can_be_learnt(world, tmp_path):
+    settings = on_base(
+        world, {"last_blocks": 1}, class_balance=1.0, flips=True, variants=3,
+        gradient_checkpointing=True, optim={"micro_batches": 2, "optimizer": "adafactor"},
+    )  # fmt: skip
+    folder = train(settings, tmp_path, console=QUIET)
+    before = load_bundle(world / "bundle", device="cpu").transformer.transformer_blocks
+    after = load_bundle(folder, device="cpu").transformer.transformer_blocks
+    assert torch.allclose(before[0].ff.net[2].weight, after[0].ff.net[2].weight, atol=1e-3)
+    assert not torch.equal(before[1].attn.to_q.weight, after[1].attn.to_q.weight)
 
 
-def test_a_frame_that_changes_without_changing_size_is_encoded_again(world, tmp_path):
-    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:2]
-    shutil.copytree(world / "tiles", tmp_path / "tiles")
-    before = cache_key(vae, records, tmp_path / "tiles")
-    assert before == cache_key(vae, records, world / "tiles")
-    path = tmp_path / "tiles" / records[1].image_path
-    content = bytearray(path.read_bytes())
-    content[-20] ^= 1
-    path.write_bytes(content)
-    assert cache_key(vae, records, tmp_path / "tiles") != before
+def test_a_frozen_base_kept_in_bfloat16_learns_through_a_lora(world, tmp_path):
+    settings = on_base(world, MODES["lora"], bf16=True, base_bf16=True, text_variants=1)
+    assert (train(settings, tmp_path, console=QUIET) / "adapter.json").is_file()
+
+
+def test_an_adapter_is_merged_into_the_base_before_training(world, tmp_path):
+    optim = {"learning_rate": 1e-2, "ema_decay": 0}
+    first = train(on_base(world, MODES["lora"], optim=optim), tmp_path / "first", console=QUIET)
+    settings = on_base(world, MODES["controlnet"], adapter=str(first))
+    base, bundle = training.open_bundles(settings, read_dataset(world / "tiles"))
+    plain = load_bundle(world / "bundle", device="cpu").transformer.transformer_blocks[0]
+    copied = bundle.controlnet.transformer_blocks[0].attn.to_q.weight
+    assert not torch.equal(copied, plain.attn.to_q.weight)
+    assert torch.equal(copied, base.transformer.transformer_blocks[0].attn.to_q.weight)
 
 
 def test_the_card_takes_its_words_from_the_config_and_its_sources_from_the_records(world):
@@ -176,35 +210,26 @@ def test_the_card_takes_its_words_from_the_config_and_its_sources_from_the_recor
     assert (card.imagery, card.limits, card.attribution) == ("maps", "none", ("A", "B", "C"))
 
 
-def test_learning_rate_rises_stays_and_falls():
-    optim = OptimConfig(steps=10, learning_rate=1.0, warmup_steps=4, decay_steps=5)
-    rates = [learning_rate(step, optim) for step in range(10)]
-    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-
-
-def test_a_dataset_without_sides_is_refused(world, tmp_path):
-    from ecomap.schema import write_dataset
-
+def test_a_dataset_without_sides_or_usable_tiles_is_refused_with_counts(world, tmp_path):
     records = [r.model_copy(update={"split": "train"}) for r in read_dataset(world / "tiles")]
     write_dataset(tmp_path / "tiles", records)
     changed = config(world).model_copy(update={"dataset": tmp_path / "tiles"})
     with pytest.raises(DataError, match="0 validation tiles"):
         train(changed, tmp_path / "run", console=QUIET)
+    bare = {"temperature_c": None, "temperature_c_normals": None, "temperature_c_history": None,
+            "precipitation_mm_day": None}  # fmt: skip
+    write_dataset(tmp_path / "tiles", [r.model_copy(update=bare) for r in records])
+    changed = changed.model_copy(update={"require_climate": True})
+    with pytest.raises(DataError, match=r"left out: 36 without climate"):
+        train(changed, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("autoencoder", AutoencoderTrainConfig), ("base", TrainConfig)],
-)
-def test_every_shipped_config_is_valid(name, kind):
-    path = Path(__file__).parents[1] / "configs" / "tiny" / f"{name}.yaml"
-    assert load_config(path, kind).optim.steps > 1000
-
-
-def test_null_tokens_grow_from_one_to_all():
-    steps = [0, 10, 15, 20, 99]
-    assert [training.ramped_null_tokens(256, (10, 20), s) for s in steps] == [1, 1, 16, 256, 256]
-    assert training.ramped_null_tokens(256, (0, 0), 0) == 256
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("tiny/*.yaml")) + sorted(CONFIGS.glob("sd3*")))
+def test_every_shipped_config_is_valid(path):
+    task, settings = train_settings(path)
+    assert isinstance(settings, TASKS[task][0])
+    assert settings.optim.steps >= 400
 
 
 def test_a_run_does_not_go_on_when_its_records_were_split_again(world, tmp_path):
@@ -222,37 +247,6 @@ def test_a_run_does_not_go_on_when_its_records_were_split_again(world, tmp_path)
         train(settings, tmp_path / "run", console=QUIET)
 
 
-def test_a_checkpoint_of_other_shapes_says_so(world, tmp_path):
-    train(config(world, steps=2), tmp_path, console=QUIET)
-    path = latest_checkpoint(tmp_path / "checkpoints") / "state.safetensors"
-    tensors = load_file(path)
-    key = next(k for k in tensors if k.startswith("climate_encoder/"))
-    save_file(tensors | {key: torch.zeros(3, 5)}, path)
-    with pytest.raises(DataError, match="does not fit climate_encoder"):
-        train(config(world, steps=2), tmp_path, console=QUIET)
-
-
-def test_an_interrupted_cache_of_latents_ends_like_one_that_was_not(world, tmp_path, monkeypatch):
-    vae, records = load_vae(world / "vae"), read_dataset(world / "tiles")[:9]
-    straight = cached_latents(vae, records, world / "tiles", tmp_path / "a", batch_size=2)
-    real, count = dataset.encode, [0]
-
-    def halting(*args):
-        count[0] += 1
-        if count[0] == 4:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(dataset, "encode", halting)
-    with pytest.raises(KeyboardInterrupt):
-        cached_latents(vae, records, world / "tiles", tmp_path / "b", batch_size=2)
-    assert not list((tmp_path / "b").glob("latents_????????????????.npy"))
-    count[0] = 100
-    resumed = cached_latents(vae, records, world / "tiles", tmp_path / "b", batch_size=2)
-    np.testing.assert_allclose(resumed, straight, atol=2e-3)
-    assert sorted(p.suffix for p in (tmp_path / "b").iterdir()) == [".npy"]
-
-
 def test_impossible_shares_are_refused():
     with pytest.raises(ValueError, match="one of the four shares"):
         DropConfig(text_and_tokens=0, tokens_only=0, text_only=0, nothing=0)
@@ -262,10 +256,11 @@ def test_impossible_shares_are_refused():
 
 def test_training_starts_from_the_parts_that_are_named(world, tmp_path):
     first = train(config(world, steps=2), tmp_path / "first", console=QUIET)
-    start = {"bundle": first, "parts": ("transformer",)}
-    changed = config(world, steps=1, learning_rate=1e-12, ema_decay=0)
-    changed = type(changed)(**(changed.model_dump() | {"start": start, "seed": 5}))
-    second = train(changed, tmp_path / "second", console=QUIET)
+    settings = config(
+        world, 1, base=str(first), vae=None, base_parts=("transformer",), seed=5,
+        optim={"learning_rate": 1e-12, "ema_decay": 0},
+    )  # fmt: skip
+    second = train(settings, tmp_path / "second", console=QUIET)
     before, after = weights(first), weights(second)
     name = "transformer/diffusion_pytorch_model.safetensors"
     for key, value in before[name].items():
@@ -277,11 +272,11 @@ def test_training_starts_from_the_parts_that_are_named(world, tmp_path):
     assert training_digests(card.model_copy(update={"training": elsewhere})) == {"x", None}
     name = "climate_encoder/diffusion_pytorch_model.safetensors"
     assert any((before[name][key] - after[name][key]).abs().max() > 0.01 for key in before[name])
-    bad = changed.model_copy(update={"start": StartConfig(bundle=first, parts=("vae",))})
-    with pytest.raises(ConfigError, match=r"start.parts names 'vae'"):
-        train(bad, tmp_path / "third", console=QUIET)
 
 
-def test_unknown_masks_are_refused(world, tmp_path):
+def test_unknown_masks_and_sweeps_are_refused_before_anything_is_written(world, tmp_path):
     with pytest.raises(ConfigError, match="masks is 'none'"):
-        train(config(world).model_copy(update={"masks": "none"}), tmp_path, console=QUIET)
+        train(config(world, masks="none"), tmp_path / "run", console=QUIET)
+    with pytest.raises(ConfigError, match=r"show.sweep has 'colour=\+2'"):
+        train(config(world, show={"sweep": ["colour=+2"]}), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()

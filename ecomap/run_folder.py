@@ -1,0 +1,103 @@
+"""The folder of a training run: what was asked for, on which data, with which versions."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from ecomap.checkpoint import latest_checkpoint, remove_leftovers
+from ecomap.config import Config, dump_config
+from ecomap.errors import ConfigError
+from ecomap.schema import RECORDS_FILE, write_json
+from ecomap.versions import fingerprint, versions
+
+DATA_FILE = "data.json"
+"""Hash of the records of each dataset of a run."""
+
+CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = ".lock"
+
+
+def open_run(
+    folder: Path,
+    config: Config,
+    datasets: Sequence[Path],
+    *,
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Start or reopen a run's folder: complete config, data and versions before the first step.
+
+    Args:
+        folder: Run folder.
+        config: Complete settings.
+        datasets: Dataset folders; a run goes on only while their records stay as they are, for
+            another split would mix what was learnt with what is held out.
+        accelerator: Of several processes the main one writes, and the others wait.
+
+    Raises:
+        ConfigError: If the folder holds a run with another config or on other records.
+    """
+    if accelerator is None or accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        records = {str(path): fingerprint([path / RECORDS_FILE]) for path in datasets}
+        path = folder / "config.yaml"
+        if path.exists() and latest_checkpoint(folder / CHECKPOINT_FOLDER) is not None:
+            _require_same(folder, config, records)
+        else:
+            dump_config(config, path)
+            write_json(folder / DATA_FILE, records)
+        path = folder / "versions.json"
+        used = json.loads(path.read_text()) if path.exists() else []
+        if versions() not in used:
+            write_json(path, [*used, versions()])
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+
+
+@contextmanager
+def alone_in(folder: Path, *, is_main: bool) -> Iterator[None]:
+    """Keep a second run out of a folder, and remove what a killed one left half done.
+
+    Args:
+        folder: Run folder.
+        is_main: Of several processes the main one does both.
+
+    Raises:
+        ConfigError: If another run works there.
+    """
+    if not is_main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)  # the system frees it when a process dies
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"Another run works in {folder}. Wait for its end, or choose another --output."
+        ) from None
+    try:
+        remove_leftovers(folder / CHECKPOINT_FOLDER)
+        yield
+    finally:
+        lock.release()
+
+
+def _require_same(folder: Path, config: Config, records: Mapping[str, str]) -> None:
+    """Refuse to go on with a run that was started otherwise."""
+    new = folder / "config.new.yaml"
+    dump_config(config, new)
+    is_same = (folder / "config.yaml").read_text() == new.read_text()
+    new.unlink()
+    if not is_same:
+        raise ConfigError(
+            f"{folder} holds a run with another config. Choose another --output, or delete it."
+        )
+    if json.loads((folder / DATA_FILE).read_text()) != records:
+        raise ConfigError(
+            f"{folder} holds a run on other records of {', '.join(records)}: they were "
+            "imported or split again since. Choose another --output, or delete it."
+        )
