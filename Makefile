@@ -19,7 +19,8 @@ SOURCES := ecomap data_prep tests $(wildcard benchmarks notebooks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types fix evaluate-tiny bench check-prep train-tiny clean
+.PHONY: help install demo test check lint types fix evaluate-tiny bench bench-train check-prep \
+  check-sd3-medium check-train train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -63,6 +64,15 @@ evaluate-tiny: $(STAMP) ## score the shipped model on places it never saw, in th
 
 bench: $(STAMP) ## speed and memory of the evaluation against the usual ways
 	$(BIN)/python -m benchmarks.evaluate --output runs/bench_evaluate.json
+
+bench-train: $(STAMP) ## speed of training against EcoMapper's way and the usual loop, on DATASET
+	$(BIN)/python -m benchmarks.train $(DATASET) --output runs/bench_train.json
+
+check-sd3-medium: $(STAMP) ## one LoRA and one ControlNet step at the size of Stable Diffusion 3 medium
+	$(BIN)/python -m benchmarks.sd3_medium --output runs/sd3_medium.json
+
+check-train: $(STAMP) ## kill a training at many moments and compare the bytes of what it leaves
+	$(BIN)/python -m tests.train_kill
 
 check-prep: $(STAMP) ## kill a preparation at 20 moments, compare bytes, and measure its speed
 	$(BIN)/python -m tests.kill_prep $(ITEMS)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ecomap.autoencoder import Teacher
+from ecomap.autoencoder import Teacher, load_vae
 from ecomap.bundle_paths import bundle_path
-from ecomap.dataset import load_vae
 from ecomap.latents import encode
 from ecomap.train_autoencoder import open_frames, reconstruction_psnr, validation_pixels
 

@@ -33,7 +33,7 @@ SHARES = (
     *(23.7, 16.1, 12.0, 9.9, 9.9, 9.1, 9.0, 3.6, 2.1, 2.0, 1.1, 0.8, 0.7, 0.4, 0.2),
 )  # fmt: skip
 """Shares of the 15 classes of EcoMapper's test images in per cent:
-https://arxiv.org/abs/2507.14088, Table 7."""
+https://openreview.net/forum?id=YUtJsxQjv3, Table 7."""
 SUBSETS = 100
 SUBSET_SIZE = 100
 """Images of a side in a subset of KID, or all of a smaller class."""

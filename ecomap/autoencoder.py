@@ -1,12 +1,17 @@
 """The small autoencoder for SD3's latent space, and the teacher that it learns the space from."""
 
+import json
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ecomap.errors import BundleError
+
+Vae: TypeAlias = "AutoencoderKL | AutoencoderTiny"
 
 LATENT_CHANNELS = 16
 LATENT_FACTOR = 8
@@ -83,3 +88,21 @@ class Teacher(nn.Module):
         """Latents ``(B, 16, h, w)`` -> pixels ``(B, 3, 8h, 8w)`` clamped to [-1, 1]."""
         pixels: Tensor = self.network.decode(latents).sample
         return pixels.clamp(-1, 1)
+
+
+def load_vae(folder: Path) -> Vae:
+    """Load a frozen autoencoder in diffusers layout, whichever of the two kinds it is.
+
+    Raises:
+        BundleError: If the folder holds none.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text())["_class_name"]
+        classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+        vae: Vae = classes[kind].from_pretrained(folder, local_files_only=True)
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        raise BundleError(
+            f"{folder} holds no autoencoder ({error!r}). Expected AutoencoderKL or AutoencoderTiny "
+            "in diffusers layout."
+        ) from None
+    return vae.eval().requires_grad_(False)

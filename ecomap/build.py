@@ -7,10 +7,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ecomap.attention import use_biased_attention
-from ecomap.autoencoder import LATENT_CHANNELS, LATENT_FACTOR
+from ecomap.autoencoder import LATENT_CHANNELS, LATENT_FACTOR, Vae
 from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder
-from ecomap.dataset import Vae
 from ecomap.model import Bundle
 from ecomap.tokenizer import build_clip_tokenizer
 from ecomap.transformer_config import TransformerConfig

@@ -8,6 +8,7 @@ Longer than the budget because the help of every option stands here, beside the 
 
 import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -327,7 +328,8 @@ def train(
         return
     with redirect_stdout(sys.stderr):
         done = run(config, changes, output=output, seed=seed, device=device)
-    _finish(done.to_dict(), as_json)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        _finish(done.to_dict(), as_json)
 
 
 @model.command("path", epilog="Example: ecomap model path ecomap-tiny")

@@ -6,7 +6,6 @@ image's own size.
 """
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -124,7 +123,7 @@ def _open(detector: _Detector, path: Path | None) -> Callable[..., np.ndarray]:
             return opened
         try:
             opened = kind.from_pretrained(str(path.parent), filename=path.name)
-        except (RuntimeError, OSError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # each network, and torch, raises types of its own
             raise ConfigError(
                 f"{path} holds no weights of {detector.class_name}: {str(error).splitlines()[0]} "
                 "Expected the file that its authors published."

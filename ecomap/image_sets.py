@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ecomap.errors import DataError, ImageError, RequestError
+from ecomap.frame_masks import find_masks
 from ecomap.image_decoding import Size, read_header
 from ecomap.image_files import (
     OTHER_SIZE,
     FrameCache,
     ImageFile,
     check_content,
-    plain_stem,
     read_frame,
     resize,
 )
@@ -198,18 +198,12 @@ def _with_masks(entries: Entries, masks: Path) -> Entries:
     Raises:
         DataError: If no image has one.
     """
-    there = {file.relative_to(masks).with_suffix("").as_posix(): file
-             for file in sorted(masks.rglob("*.png"))}  # fmt: skip
-    files = []
-    for file, name in zip(entries.files, entries.names, strict=True):
-        whole = str(Path(name).with_suffix(""))
-        files.append(replace(file, mask=there.get(whole) or there.get(plain_stem(name))))
+    found = find_masks(masks, entries.names)
+    files = [
+        replace(file, mask=found.get(name))
+        for file, name in zip(entries.files, entries.names, strict=True)
+    ]
     num_without = sum(file.mask is None for file in files)
-    if num_without == len(files):
-        raise DataError(
-            f"{masks} has no mask for any of {len(files)} images. Expected PNG files with the "
-            f"paths of the images, such as {Path(entries.names[0]).with_suffix('.png')}."
-        )
     note = f"{num_without} of {len(files)} images have no mask in {masks}: all of them counts."
     return replace(
         entries, files=files, notes=(*entries.notes, note) if num_without else entries.notes

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from ecomap.dataset import Vae
+from ecomap.autoencoder import Vae
 from ecomap.errors import DataError
 from ecomap.frame_masks import ValidPixels, find_masks
 from ecomap.frame_variants import Variants, cut

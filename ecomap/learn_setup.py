@@ -10,12 +10,12 @@ from transformers import CLIPTextModelWithProjection
 
 from ecomap.adapter import add_lora, merge_adapter
 from ecomap.attention import use_biased_attention
+from ecomap.autoencoder import load_vae
 from ecomap.build import build_bundle, initialise
 from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder
 from ecomap.controlnet import build_controlnet, freeze_unused, load_controlnet
 from ecomap.controls import ControlSpec
-from ecomap.dataset import load_vae
 from ecomap.errors import ConfigError
 from ecomap.learner import FlowLearner
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, load_bundle

@@ -3,6 +3,8 @@
 What a grid shows is planned before the first step, so that a mistake in its settings is found then
 and every text is known. A row keeps one noise, at every step: what differs between its pictures is
 due to climate, what differs between steps to training.
+
+Longer than the budget because planning, making and writing a grid are read together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -166,9 +168,8 @@ def plan_grid(
         record = records[tile]
         cells.append(Cell(f"{_where(record)}\n{_climate(record)}", _middle(frames[tile], size)))
         if references:
-            words, picture, is_photograph = references[tile]
-            shown_to_it = Cell(f"control: {words}", _middle(picture, size))
-            cells.append(replace(shown_to_it, is_photograph=is_photograph))
+            words, picture, is_real = references[tile]
+            cells.append(Cell(f"control: {words}", _middle(picture, size), is_photograph=is_real))
         row = [_changed_cell(record, changes, card) for changes in ({}, *sweep)]
         cells += [replace(cell, seed=seed + tile, tile=tile) for cell in row]
     columns = len(cells) // len(shown) if shown else max(1, len(show.prompts))

@@ -16,8 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ecomap.accelerators import open_accelerator, require_one_process
-from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder
-from ecomap.dataset import load_vae
+from ecomap.autoencoder import LATENT_FACTOR, Teacher, build_autoencoder, load_vae
 from ecomap.errors import ConfigError, DataError
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_pixels

@@ -39,7 +39,7 @@ def estimate(config: TrainConfig, *, device: str = "cpu", processes: int = 1) ->
     """Count what a training will need.
 
     Memory is that of one process. Measured against one real step of Stable Diffusion 3 medium on a
-    CPU, it was within a tenth (`benchmarks.sd3_medium`); a GPU's fragments are not counted.
+    CPU, it was within 13 % (`benchmarks.sd3_medium`); the fragments of a GPU are not counted.
 
     Args:
         config: Complete settings; the dataset is read, no weights are.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ecomap.accelerators import open_accelerator
 from ecomap.adapter import save_adapter
 from ecomap.adapter_card import AdapterCard
+from ecomap.autoencoder import load_vae
 from ecomap.batches import (
     VALIDATION_REFERENCE,
     open_sampler,
@@ -29,7 +30,6 @@ from ecomap.climate import known_variables
 from ecomap.control_table import references_of
 from ecomap.controlnet import save_controlnet
 from ecomap.controls import look_of
-from ecomap.dataset import load_vae
 from ecomap.errors import ConfigError
 from ecomap.frame_variants import Variants, cut, place_of, window_size
 from ecomap.imagery import FrameReader
@@ -96,9 +96,10 @@ def train(
     open_run(output, config, [config.dataset], accelerator=accelerator)
     base, bundle = open_bundles(config, training)
     pictures = plan_pictures(config, bundle, held_out, pool)
-    samples, validation = open_samples(
-        config, bundle, sides, prompts=pictures.grid.prompts(), device=device, console=console
-    )
+    with accelerator.main_process_first():  # the others then find what it kept
+        samples, validation = open_samples(
+            config, bundle, sides, prompts=pictures.grid.prompts(), device=device, console=console
+        )
     set_learning(bundle, config.learn, seed=config.seed)
     learner = make_learner(bundle, config, device)
     pictured = replace(bundle, texts=samples.text, vae=bundle.vae.to(device))

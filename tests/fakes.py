@@ -79,8 +79,8 @@ def write_random_bundle(
     folder: Path, card: BundleCard, *, dtype: torch.dtype = torch.float16
 ) -> Path:
     """A bundle of the smallest sizes, its zero-initialised weights filled so that all matters."""
+    from ecomap.autoencoder import load_vae
     from ecomap.build import build_bundle
-    from ecomap.dataset import load_vae
     from ecomap.model import save_bundle
     from ecomap.transformer_config import TransformerConfig
 

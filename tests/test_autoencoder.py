@@ -132,7 +132,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
 
 
 def test_reconstruction_improves_and_latents_approach_the_teacher(world, tmp_path):
-    from ecomap.dataset import load_vae
+    from ecomap.autoencoder import load_vae
 
     settings = config(
         world, steps=150, latent_weight=1.0,

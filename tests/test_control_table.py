@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from ecomap import control_table
+from ecomap.autoencoder import load_vae
 from ecomap.control_table import kept_edges, open_control, references_of
 from ecomap.controls import ControlSpec, encode_control
-from ecomap.dataset import load_vae
 from ecomap.frame_variants import Variants, cut, place_of
 from ecomap.imagery import FrameReader
 from ecomap.latent_cache import kept_latents

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from ecomap.autoencoder import load_vae
 from ecomap.controls import ControlSpec, cell_means, edge_cells, encode_control, prepare_control
-from ecomap.dataset import load_vae
 from ecomap.errors import ConfigError, RequestError
 from ecomap.latents import encode, to_pixels
 from ecomap.transformer_config import ControlNetConfig

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ecomap import kept_rows, latent_cache
-from ecomap.dataset import load_vae
+from ecomap.autoencoder import load_vae
 from ecomap.errors import DataError
 from ecomap.frame_variants import Variants, cut, place_of
 from ecomap.imagery import FrameReader

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from ecomap.dataset import load_vae
+from ecomap.autoencoder import load_vae
 from ecomap.network_identity import network_digest, tokenizer_digest
 from ecomap.tokenizer import build_clip_tokenizer
 from tests.fakes import write_vae
