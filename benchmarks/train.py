@@ -7,8 +7,8 @@ transformer what T5-XXL is to Stable Diffusion 3 medium: 2.35 times as many para
 turns, so that whatever else runs on the machine falls on all of them; look at the ratios.
 
 - ``ours``: `ecomap train` on kept latents and texts.
-- ``every_step``: as EcoMapper trains (https://openreview.net/forum?id=YUtJsxQjv3): files are read, and the
-  autoencoder and all three text encoders run, in every step.
+- ``every_step``: as EcoMapper trains (https://openreview.net/forum?id=YUtJsxQjv3): files are read,
+  and the autoencoder and all three text encoders run, in every step.
 - ``latents_kept``: in the manner of diffusers' ``train_dreambooth_lora_sd3.py`` with
   ``--cache_latents``. That script encodes text once only where all images share one prompt; with a
   prompt for each image, as here, it encodes texts in every step.

@@ -20,8 +20,8 @@ class OptimConfig(Config):
     decay_steps: int = Field(default=0, ge=0)
     """Last steps, over which the rate falls to zero."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    """Adafactor keeps nearly no state: for networks whose AdamW does not fit into memory. Its rate is
-    relative to each parameter's size, so it needs one far above AdamW's; not under FSDP."""
+    """Adafactor keeps nearly no state: for networks whose AdamW does not fit into memory. Its rate
+    is relative to each parameter's size, so it needs one far above AdamW's; not under FSDP."""
     beta2: float = Field(default=0.99, gt=0, lt=1)
     """Decay of AdamW's second moment."""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -16,35 +16,27 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ecomap.accelerators import open_accelerator
-from ecomap.adapter import save_adapter
-from ecomap.adapter_card import AdapterCard
-from ecomap.autoencoder import load_vae
 from ecomap.batches import (
     VALIDATION_REFERENCE,
     open_sampler,
     training_batch,
     validation_batch,
 )
-from ecomap.card import DOORS, BundleCard
-from ecomap.climate import known_variables
+from ecomap.card import BundleCard
 from ecomap.control_table import references_of
-from ecomap.controlnet import save_controlnet
 from ecomap.controls import look_of
 from ecomap.errors import ConfigError
 from ecomap.frame_variants import Variants, cut, place_of, window_size
 from ecomap.imagery import FrameReader
 from ecomap.learn_setup import (
-    WHOLE,
     make_learner,
     open_base,
     set_learning,
-    whole_parameters,
     with_controlnet,
 )
 from ecomap.learner import FlowBatch
 from ecomap.loop import optimise
-from ecomap.model import Bundle, save_bundle
-from ecomap.places import places_digest
+from ecomap.model import Bundle
 from ecomap.prompt import MASKS
 from ecomap.references import NONE
 from ecomap.run_folder import open_run
@@ -57,9 +49,10 @@ from ecomap.sample_grid import (
     write_grid,
 )
 from ecomap.samples import Samples, open_samples, read_sides
-from ecomap.schema import TileRecord, unique
+from ecomap.schema import TileRecord
 from ecomap.training_draws import Part
 from ecomap.training_report import RunReport, card_facts
+from ecomap.training_results import make_card, save_result, size_px
 from ecomap.transformer_config import TrainConfig
 from ecomap.validation import HeldOutRows, validation_loss
 
@@ -209,89 +202,3 @@ def open_bundles(config: TrainConfig, records: Sequence[TileRecord]) -> tuple[Bu
     if config.learn is not None and config.learn.controlnet is not None:
         bundle = with_controlnet(bundle, config.learn.controlnet, seed=config.seed)
     return base, bundle
-
-
-def size_px(config: TrainConfig, records: Sequence[TileRecord]) -> int:
-    """Side of the images that are learnt."""
-    return config.crop_px or records[0].width_px
-
-
-def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path) -> Path:
-    """Write what was learnt: a ControlNet, an adapter, or a whole bundle.
-
-    Args:
-        config: Complete settings.
-        base: What training started from.
-        bundle: The same networks, trained, with the card of the result.
-        output: Run folder.
-
-    Returns:
-        Folder of the result.
-    """
-    learn = config.learn
-    if learn is not None and learn.controlnet is not None and bundle.controlnet is not None:
-        folder = output / "controlnet"
-        assert bundle.control is not None
-        card = bundle.card.model_dump(mode="json") | {"base": base.identity}
-        save_controlnet(
-            bundle.controlnet, bundle.control, card, folder, base=bundle.transformer,
-            climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
-        )  # fmt: skip
-        return folder
-    if learn is not None and not learn.last_blocks and WHOLE not in learn.layers:
-        folder = output / "adapter"
-        save_adapter(
-            folder,
-            bundle.transformer,
-            extra=whole_parameters(bundle.transformer),
-            climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
-            text_encoders=bundle.text_encoders if learn.text_encoders else None,
-            card=AdapterCard.of(base, bundle.card, lora=learn.lora, shift=config.shift),
-        )
-        return folder
-    shipped = bundle.vae if config.bundle_vae is None else load_vae(config.bundle_vae)
-    save_bundle(replace(bundle, vae=shipped), output / "bundle")
-    return output / "bundle"
-
-
-def make_card(
-    config: TrainConfig, records: Sequence[TileRecord], start: BundleCard | None = None
-) -> BundleCard:
-    """Card of a bundle trained on some records.
-
-    Args:
-        config: Complete settings.
-        records: The training side.
-        start: Card of the bundle that training started from; its training is carried over.
-    """
-    first = records[0]
-    has_encoder = config.learn is None or config.learn.climate_encoder
-    doors = DOORS if start is None or has_encoder else start.doors
-    length = start.t5_null_tokens if start else BundleCard(name=config.name).t5_null_tokens
-    return BundleCard(
-        name=config.name,
-        version=config.version,
-        image_size_px=size_px(config, records),
-        ground_sampling_distance_m=first.ground_sampling_distance_m,
-        grid="geographic" if first.crs == "EPSG:4326" else "utm",
-        doors=doors,
-        trained_variables=known_variables(records),
-        imagery=config.imagery or ", ".join(unique(record.source for record in records)),
-        limits=config.limits,
-        min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),
-        t5_null_tokens=config.t5_tokens or length,
-        license=config.license or (start.license if start else "Apache-2.0"),
-        attribution=(
-            *(start.attribution if start else ()),
-            *unique(record.attribution for record in records),
-            *unique(record.climate_source for record in records if record.climate_source),
-            *config.attribution,
-        ),
-        training={
-            "tiles": len(records),
-            "places": len({record.place_id for record in records}),
-            "places_sha256": places_digest(records),
-            "config": config.model_dump(mode="json"),
-            **({} if start is None else {"started_from": start.training}),
-        },
-    )

@@ -20,6 +20,7 @@ from ecomap.places import places_digest
 from ecomap.schema import read_dataset, write_dataset
 from ecomap.train import TASKS, train_settings
 from ecomap.train_transformer import train
+from ecomap.training_results import make_card
 from ecomap.transformer_config import DropConfig, TrainConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle, write_tiles, write_vae
 
@@ -160,7 +161,14 @@ def test_a_lora_run_leaves_an_adapter_that_changes_the_base_as_trained(world, tm
     trained = {k.rsplit("transformer.", 1)[-1]: v for k, v in state.items() if "norm_out" in k}
     learnt = dict(adapted.transformer.named_parameters())["norm_out.linear.weight"]
     assert not torch.equal(learnt, base.transformer.norm_out.linear.weight)
-    assert any(torch.equal(learnt.detach(), value) for value in trained.values())
+    assert any(
+        torch.allclose(learnt.detach(), value, atol=2e-3)
+        for value in trained.values()
+        if value.shape == learnt.shape
+    )
+    assert "held-out loss" in adapted.card.training["metrics"]
+    assert "tiles" in adapted.card.training["config"]["dataset"]
+    assert str(world) not in (folder / "adapter.json").read_text()
     assert base.climate_encoder is not None
     assert not torch.equal(
         adapted.climate_encoder.month_in.weight, base.climate_encoder.month_in.weight
@@ -206,7 +214,7 @@ def test_an_adapter_is_merged_into_the_base_before_training(world, tmp_path):
 def test_the_card_takes_its_words_from_the_config_and_its_sources_from_the_records(world):
     records = [make_tile(attribution="A", climate_source="B"), make_tile(attribution="A")]
     words = {"imagery": "maps", "limits": "none", "attribution": ("C",)}
-    card = training.make_card(config(world).model_copy(update=words), records)
+    card = make_card(config(world).model_copy(update=words), records)
     assert (card.imagery, card.limits, card.attribution) == ("maps", "none", ("A", "B", "C"))
 
 
