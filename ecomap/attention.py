@@ -76,10 +76,36 @@ class BiasedJointAttention:
         return attn.to_out[1](attn.to_out[0](hidden_states)), encoder_hidden_states
 
 
+class ImageAttention:
+    """The second attention of SD3.5 medium's first blocks: image tokens among themselves.
+
+    It is handed the bias of the context's keys as well, and has no use for it.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        key_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attend; image tokens ``(B, N, D)`` in and out, the rest as `BiasedJointAttention`."""
+        image = [attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)]
+        query, key, value = (_split_heads(tensor, attn.heads) for tensor in image)
+        if attn.norm_q is not None:
+            query, key = attn.norm_q(query), attn.norm_k(key)
+        joint = _attend(query, key, value, None).transpose(1, 2).flatten(2).to(query.dtype)
+        result: Tensor = attn.to_out[1](attn.to_out[0](joint))
+        return result
+
+
 def use_biased_attention(transformer: SD3Transformer2DModel) -> None:
     """Make every joint attention of a transformer accept ``key_bias``; weights stay as they are."""
     for block in transformer.transformer_blocks:
         block.attn.set_processor(BiasedJointAttention())
+        if block.attn2 is not None:
+            block.attn2.set_processor(ImageAttention())
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

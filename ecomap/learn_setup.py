@@ -43,11 +43,9 @@ def open_base(config: TrainConfig, card: BundleCard | None = None) -> Bundle:
             config.transformer, card or BundleCard(name=config.name), vae, config.shift
         )
         return _frozen(bundle)
-    bundle = load_bundle(config.base, device="cpu")
+    bundle = load_bundle(config.base, device="cpu", use_t5=config.use_t5, half=config.base_bf16)
     if config.adapter is not None:
         bundle = merge_adapter(bundle, config.adapter)
-    if not config.use_t5:
-        bundle = replace(bundle, text_encoder_3=None, tokenizer_3=None)
     if config.learn is not None and config.learn.climate_encoder and not bundle.climate_encoder:
         bundle = replace(bundle, climate_encoder=_new_climate_encoder(bundle, config))
     if config.vae is not None:

@@ -118,12 +118,21 @@ class Bundle:
         return found
 
 
-def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto") -> Bundle:
+def load_bundle(
+    name_or_path: str | Path = "ecomap-tiny",
+    *,
+    device: str = "auto",
+    use_t5: bool = True,
+    half: bool = False,
+) -> Bundle:
     """Load a bundle by the name of a shipped one, a folder, or a model hub's id.
 
     Args:
         name_or_path: ``ecomap-tiny``, a folder in diffusers layout, or ``owner/name`` on the hub.
         device: ``auto`` takes a GPU if there is one.
+        use_t5: Whether a T5 is loaded, where there is one.
+        half: Whether transformer and T5, the largest parts, are held in bfloat16. T5's activations
+            leave the range of float16.
 
     Raises:
         BundleError: If there is no such bundle, or parts of it are missing.
@@ -135,7 +144,11 @@ def load_bundle(name_or_path: str | Path = "ecomap-tiny", *, device: str = "auto
     try:
         folder = StableDiffusion3Pipeline.download(name) if is_on_hub else bundle_path(name)
         path = Path(folder)
-        pipeline = StableDiffusion3Pipeline.from_pretrained(path, local_files_only=True)
+        parts = {} if use_t5 else {"text_encoder_3": None, "tokenizer_3": None}
+        small = dict.fromkeys(("transformer", "text_encoder_3"), torch.bfloat16) if half else {}
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            path, local_files_only=True, dtype={"default": torch.float32} | small, **parts
+        )
         encoder = None
         if (path / CLIMATE_ENCODER_FOLDER).is_dir():
             encoder = load_climate_encoder(path / CLIMATE_ENCODER_FOLDER)

@@ -75,3 +75,19 @@ def test_an_absent_token_changes_nothing_for_its_sample_only(transformer):
 def test_repeat_bias_is_the_logarithm():
     assert repeat_bias(1) == 0.0
     assert repeat_bias(256) == pytest.approx(8 * math.log(2))
+
+
+def test_the_second_attention_of_a_dual_block_takes_the_bias_and_pays_no_heed_to_it():
+    torch.manual_seed(0)
+    dual = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
+        attention_head_dim=8, num_attention_heads=3, joint_attention_dim=12,
+        caption_projection_dim=24, pooled_projection_dim=10, pos_embed_max_size=8,
+        qk_norm="rms_norm", dual_attention_layers=(0,),
+    ).eval()  # fmt: skip
+    context = context_of(5)
+    stock = run(dual, context)
+    use_biased_attention(dual)
+    torch.testing.assert_close(run(dual, context, torch.zeros(1, 5)), stock)
+    changed = run(dual, context, torch.tensor([[3.0, 0, 0, 0, 0]]))
+    assert (changed - stock).abs().max() > 1e-5

@@ -208,3 +208,11 @@ def test_the_identity_of_a_bundle_changes_with_its_files_and_names_a_hub_revisio
     assert identity(tmp_path)["sha256"] != first["sha256"]
     hub = tmp_path / "snapshots" / "abc123"
     assert identity(hub) == {"name": "b", "version": "3", "revision": "abc123"}
+
+
+def test_the_largest_parts_can_be_held_in_bfloat16_and_t5_left_out(folder):
+    loaded = load_bundle(folder, device="cpu", half=True, use_t5=False)
+    assert loaded.transformer.dtype == torch.bfloat16
+    assert loaded.vae.dtype == torch.float32
+    assert loaded.text_encoders[1].dtype == torch.float32
+    assert loaded.text_encoder_3 is None
