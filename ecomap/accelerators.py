@@ -1,13 +1,18 @@
 """Where a training runs: one process, or several that `accelerate launch` started."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecomap.errors import ConfigError
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: the main one may encode a large dataset first."""
 
 SUPPORTED = (
     DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP
@@ -36,7 +41,10 @@ def open_accelerator(bf16: bool, device: str) -> Accelerator:
         accelerator = Accelerator(
             mixed_precision="bf16" if bf16 else "no",
             cpu=wanted.type == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
     except ValueError as error:
         raise ConfigError(

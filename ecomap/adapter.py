@@ -264,6 +264,8 @@ def load_adapter(bundle: Bundle, name_or_path: str | Path, *, scale: float = 1.0
         module.to(bundle.device).eval().requires_grad_(False)
     if card is None:
         return changed
+    if not card.bundle_card.uses_t5:
+        changed = replace(changed, text_encoder_3=None, tokenizer_3=None, texts=None)
     scheduler = type(bundle.scheduler).from_config(bundle.scheduler.config, shift=card.shift)
     return replace(changed, card=card.bundle_card, scheduler=scheduler)
 

@@ -69,7 +69,7 @@ class BaseIdentity(BaseModel):
             BundleError: If its transformer has other sizes, or is of another training.
         """
         merged = self.files.get("adapter_sha256")
-        if merged is not None and merged != _merged(bundle).get("adapter_sha256"):
+        if merged is not None and merged != merged_adapter(bundle).get("adapter_sha256"):
             raise BundleError(
                 f"Adapter {adapter!r} was trained on {self.name} with the adapter "
                 f"{self.files.get('adapter')} merged into it. Make that bundle by 'ecomap model "
@@ -140,7 +140,7 @@ def base_identity(bundle: Bundle) -> BaseIdentity:
     return BaseIdentity(
         name=bundle.adapter.get("base", bundle.card.name),
         version=bundle.card.version,
-        files=_merged(bundle) | files,
+        files=merged_adapter(bundle) | files,
         sizes=_sizes(bundle.transformer),
         marks=_marks(bundle.transformer),
     )
@@ -228,7 +228,7 @@ def adapter_readme(card: AdapterCard) -> str:
         how += f", and nothing of {', '.join(others)}: " if others else ". "
     else:
         how += "diffusers cannot read it alone: "
-    how += f"`ecomap model merge FOLDER --base {base.name}` makes one bundle of all parts."
+    how += f"`ecomap model merge FOLDER --base {base.name} --output BUNDLE` makes one of all parts."
     parts = bullets(_part_words(card, part) for part in card.parts)
     head = [front_matter(about, base_model=base.name), f"# {about.name} {about.version}", how]
     return "\n\n".join([*head, f"## Parts\n\n{parts}", *sections(about)]) + "\n"
@@ -279,7 +279,7 @@ def _marks(
     return {name: float(f"{float(value):.6g}") for name, value in middle.items()}
 
 
-def _merged(bundle: Bundle) -> dict[str, str]:
-    """Name and hash of the adapter that is merged into a bundle; empty for none."""
+def merged_adapter(bundle: Bundle) -> dict[str, str]:
+    """Name, hash and scale of the adapter that is merged into a bundle; empty for none."""
     told = bundle.adapter or (bundle.card.training.get("merged") or {}).get("adapter", {})
-    return {k: told[k] for k in ("adapter", "adapter_sha256") if k in told}
+    return {k: told[k] for k in ("adapter", "adapter_sha256", "adapter_scale") if k in told}

@@ -3,7 +3,8 @@
 SD3's pipeline without a T5 encoder appends 256 zero tokens to the context. They carry no position,
 so they stay identical through all blocks, and attention to n identical keys equals attention to one
 of them with ``log n`` added to its logit. One token and a bias therefore give the same function at
-a fraction of the cost. A bias of minus infinity removes a token for one sample of a batch.
+a fraction of the cost. Where torch's fused attention takes the bias in bfloat16, log 256 is rounded
+and the token stands for 252.5. A bias of minus infinity removes a token for one sample of a batch.
 """
 
 import math

@@ -42,6 +42,8 @@ class BundleCard(BaseModel):
     """Least fraction of land in the tiles that it was trained on."""
     t5_null_tokens: int = Field(default=256, ge=0)
     """Zero tokens that stand for an absent T5 encoder: the stock pipeline's sequence length."""
+    uses_t5: bool = True
+    """Whether it was trained with the T5 of its base, where that has one."""
     imagery: str = ""
     """What its training images are, in words."""
     limits: str = ""

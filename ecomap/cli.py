@@ -329,7 +329,7 @@ def train(
     with redirect_stdout(sys.stderr):
         done = run(config, changes, output=output, seed=seed, device=device)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        _finish(done.to_dict(), as_json)
+        _finish(done, as_json)
 
 
 @model.command("path", epilog="Example: ecomap model path ecomap-tiny")

@@ -1,6 +1,7 @@
 """A ControlNet and its image in a request: from files that a user names to a control."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ecomap.adapter_card import merged_adapter
 from ecomap.card import DOORS
 from ecomap.controlnet import load_controlnet, read_controlnet_card
 from ecomap.controls import ControlSpec, encode_control
-from ecomap.errors import RequestError
+from ecomap.errors import BundleError, RequestError
 from ecomap.imagery import read_image
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, load_climate_encoder
 from ecomap.schema import MONTH_PATTERN, TileRecord, months_between, unique
@@ -87,8 +89,12 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
     """
     controlnet, spec = load_controlnet(folder, bundle.transformer)
     told = read_controlnet_card(folder)
+    _check_adapter(bundle, folder, told.get("base") or {})
+    if not told.get("uses_t5", True):
+        bundle = replace(bundle, text_encoder_3=None, tokenizer_3=None, texts=None)
     thanks = unique([*bundle.card.attribution, *map(str, told.get("attribution", ()))])
     changes: dict[str, Any] = {"attribution": tuple(thanks)}
+    changes |= {name: told[name] for name in ("t5_null_tokens", "uses_t5") if name in told}
     encoder = bundle.climate_encoder
     if (folder / CLIMATE_ENCODER_FOLDER).is_dir():
         encoder = load_climate_encoder(folder / CLIMATE_ENCODER_FOLDER).to(bundle.device)
@@ -99,6 +105,18 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
             network.eval().requires_grad_(False)
     card = bundle.card.model_copy(update=changes)
     return replace(bundle, controlnet=controlnet, control=spec, climate_encoder=encoder, card=card)
+
+
+def _check_adapter(bundle: Bundle, folder: Path, base: Mapping[str, str]) -> None:
+    """Refuse a bundle without the adapter that a ControlNet was trained beside, or with another."""
+    wanted, own = base.get("adapter_sha256"), merged_adapter(bundle).get("adapter_sha256")
+    if base and wanted != own:
+        with_it = "no adapter" if wanted is None else f"the adapter {base.get('adapter')}"
+        raise BundleError(
+            f"The ControlNet {folder} was trained beside {base.get('name')} with {with_it}; "
+            f"{bundle.name} has {'none' if own is None else 'another'}. Give the same with "
+            "--adapter, or none."
+        )
 
 
 def open_control_request(

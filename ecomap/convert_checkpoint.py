@@ -156,8 +156,8 @@ def _compare(
 
 def _is_same(tensor: Tensor, own: Tensor) -> bool:
     """Whether weights are equal, or one is the other rounded to half precision."""
-    rounded = tensor.half().to(own.dtype)
-    return torch.equal(tensor, own.to(tensor.dtype)) or torch.equal(rounded, own)
+    is_half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return torch.equal(tensor, own.to(tensor.dtype) if is_half else own)
 
 
 def _rank_and_layers(path: Path, lora: Mapping[str, Tensor]) -> tuple[int, list[str]]:

@@ -9,18 +9,21 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection
 
 from ecomap.adapter import add_lora, merge_adapter
+from ecomap.adapter_card import adapter_path
 from ecomap.attention import use_biased_attention
 from ecomap.autoencoder import load_vae
 from ecomap.build import build_bundle, initialise
+from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder
 from ecomap.controlnet import build_controlnet, freeze_unused, load_controlnet
 from ecomap.controls import ControlSpec
 from ecomap.errors import ConfigError
 from ecomap.learner import FlowLearner
-from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, load_bundle
+from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, is_hub_id, load_bundle
 from ecomap.quantise import quantise_transformer
 from ecomap.transformer_config import ControlNetConfig, LearnConfig, LoraConfig, TrainConfig
+from ecomap.versions import fingerprint
 
 WHOLE = "all"
 """Name in ``learn.layers`` of the whole transformer."""
@@ -43,7 +46,7 @@ def open_base(config: TrainConfig, card: BundleCard | None = None) -> Bundle:
             config.transformer, card or BundleCard(name=config.name), vae, config.shift
         )
         return _frozen(bundle)
-    bundle = load_bundle(config.base, device="cpu", use_t5=config.use_t5, half=config.base_bf16)
+    bundle = load_bundle(config.base, device="cpu", use_t5=config.use_t5, half_t5=config.base_bf16)
     if config.adapter is not None:
         bundle = merge_adapter(bundle, config.adapter)
     if config.learn is not None and config.learn.climate_encoder and not bundle.climate_encoder:
@@ -51,6 +54,26 @@ def open_base(config: TrainConfig, card: BundleCard | None = None) -> Bundle:
     if config.vae is not None:
         bundle = replace(bundle, vae=load_vae(config.vae))
     return _frozen(_with_fresh_parts(bundle, config))
+
+
+def frozen_hashes(config: TrainConfig) -> dict[str, str]:
+    """Hashes of all weights that a training starts from and leaves out of its checkpoints.
+
+    A model on a hub stands for itself by its name.
+    """
+    learn = config.learn
+    control = learn.controlnet if learn is not None else None
+    folders: dict[str, Path | None] = {
+        "vae": config.vae,
+        "adapter": adapter_path(config.adapter) if config.adapter else None,
+        "controlnet": control.start if control else None,
+        "detector": control.detector_weights if control else None,
+    }
+    found = {} if config.base is None else {"base": config.base}
+    if config.base is not None and not is_hub_id(config.base):
+        folders["base"] = bundle_path(config.base)
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    return found | {name: fingerprint(sorted(folder.rglob("*"))) for name, folder in given.items()}
 
 
 def set_learning(bundle: Bundle, learn: LearnConfig | None, *, seed: int = 0) -> None:

@@ -17,13 +17,13 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ecomap import checkpoint
 from ecomap.accelerators import prepare
 from ecomap.errors import ConfigError, DivergenceError
+from ecomap.progress import progress_bar
 from ecomap.run_folder import CHECKPOINT_FOLDER, alone_in
 from ecomap.run_log import RunLog
 from ecomap.train_config import OptimConfig
@@ -46,12 +46,15 @@ B = TypeVar("B")
 def learning_rate(step: int, optim: OptimConfig) -> float:
     """Warm-up, a constant stretch, and a linear fall to zero at the end.
 
+    In a run shorter than both, they keep their proportion and the peak is still reached.
+
     Args:
         step: Number of the step, from 0.
         optim: Peak rate, total steps, and lengths of warm-up and fall.
     """
-    rise = min(1.0, (step + 1) / max(1, optim.warmup_steps))
-    fall = min(1.0, (optim.steps - step) / max(1, optim.decay_steps))
+    shrink = min(1.0, optim.steps / max(1, optim.warmup_steps + optim.decay_steps))
+    rise = min(1.0, (step + 1) / max(1, shrink * optim.warmup_steps))
+    fall = min(1.0, (optim.steps - step) / max(1, shrink * optim.decay_steps))
     return optim.learning_rate * rise * fall
 
 
@@ -159,19 +162,6 @@ def optimise(
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()
     keep_averages(learner, ema)
-
-
-def progress_bar(console: Console, *, disable: bool = False) -> Progress:
-    """Bar with count, running loss and time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=disable,
-    )
 
 
 def _resume(

@@ -118,12 +118,17 @@ class Bundle:
         return found
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is an id on a model hub, and no folder."""
+    return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
 def load_bundle(
     name_or_path: str | Path = "ecomap-tiny",
     *,
     device: str = "auto",
     use_t5: bool = True,
-    half: bool = False,
+    half_t5: bool = False,
 ) -> Bundle:
     """Load a bundle by the name of a shipped one, a folder, or a model hub's id.
 
@@ -131,8 +136,8 @@ def load_bundle(
         name_or_path: ``ecomap-tiny``, a folder in diffusers layout, or ``owner/name`` on the hub.
         device: ``auto`` takes a GPU if there is one.
         use_t5: Whether a T5 is loaded, where there is one.
-        half: Whether transformer and T5, the largest parts, are held in bfloat16. T5's activations
-            leave the range of float16.
+        half_t5: Whether T5, the largest part, is held in bfloat16; its activations leave the range
+            of float16.
 
     Raises:
         BundleError: If there is no such bundle, or parts of it are missing.
@@ -140,12 +145,12 @@ def load_bundle(
     for package in (diffusers_logging, transformers_logging):
         package.disable_progress_bar()
     name = str(name_or_path)
-    is_on_hub = HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    is_on_hub = is_hub_id(name)
     try:
         folder = StableDiffusion3Pipeline.download(name) if is_on_hub else bundle_path(name)
         path = Path(folder)
         parts = {} if use_t5 else {"text_encoder_3": None, "tokenizer_3": None}
-        small = dict.fromkeys(("transformer", "text_encoder_3"), torch.bfloat16) if half else {}
+        small = {"text_encoder_3": torch.bfloat16} if half_t5 else {}
         pipeline = StableDiffusion3Pipeline.from_pretrained(
             path, local_files_only=True, dtype={"default": torch.float32} | small, **parts
         )
@@ -233,10 +238,11 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
     if text_encoder_3 is None:
         width = int(bundle.transformer.config.joint_attention_dim)
         tokenizer_3, text_encoder_3 = build_silent_t5(width)
+    transformer, vae = (_rounded(part, dtype) for part in (bundle.transformer, bundle.vae))
     pipeline = StableDiffusion3Pipeline(
-        transformer=deepcopy(bundle.transformer).to(dtype),
+        transformer=transformer,
         scheduler=bundle.scheduler,
-        vae=deepcopy(bundle.vae).to(dtype),
+        vae=vae,
         text_encoder=bundle.text_encoders[0],
         tokenizer=bundle.tokenizers[0],
         text_encoder_2=bundle.text_encoders[1],
@@ -254,6 +260,16 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
         write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
     write_card(folder, bundle.card)
     (folder / README_FILE).write_text(bundle_readme(bundle.card), encoding="utf-8")
+
+
+def _rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy in another dtype, without diffusers' warning that an empty list of modules suffers."""
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        return deepcopy(network).to(dtype)
+    finally:
+        diffusers_logging.set_verbosity(level)
 
 
 def resolve_device(device: str) -> torch.device:

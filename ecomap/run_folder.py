@@ -27,6 +27,7 @@ def open_run(
     datasets: Sequence[Path],
     *,
     accelerator: Accelerator | None = None,
+    frozen: Mapping[str, str] | None = None,
 ) -> None:
     """Start or reopen a run's folder: complete config, data and versions before the first step.
 
@@ -36,23 +37,25 @@ def open_run(
         datasets: Dataset folders; a run goes on only while their records stay as they are, for
             another split would mix what was learnt with what is held out.
         accelerator: Of several processes the main one writes, and the others wait.
+        frozen: Hashes of other things that the run depends on and its checkpoints do not hold,
+            such as its base, by name.
 
     Raises:
         ConfigError: If the folder holds a run with another config or on other records.
     """
     if accelerator is None or accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         records = {str(path): fingerprint([path / RECORDS_FILE]) for path in datasets}
-        path = folder / "config.yaml"
-        if path.exists() and latest_checkpoint(folder / CHECKPOINT_FOLDER) is not None:
-            _require_same(folder, config, records)
-        else:
-            dump_config(config, path)
-            write_json(folder / DATA_FILE, records)
-        path = folder / "versions.json"
-        used = json.loads(path.read_text()) if path.exists() else []
-        if versions() not in used:
-            write_json(path, [*used, versions()])
+        with alone_in(folder, is_main=True):
+            path = folder / "config.yaml"
+            if path.exists() and latest_checkpoint(folder / CHECKPOINT_FOLDER) is not None:
+                _require_same(folder, config, records | dict(frozen or {}))
+            else:
+                dump_config(config, path)
+                write_json(folder / DATA_FILE, records | dict(frozen or {}))
+            path = folder / "versions.json"
+            used = json.loads(path.read_text()) if path.exists() else []
+            if versions() not in used:
+                write_json(path, [*used, versions()])
     if accelerator is not None:
         accelerator.wait_for_everyone()
 

@@ -15,8 +15,8 @@ from ecomap.control_table import ControlTable, open_control, references_of
 from ecomap.errors import DataError
 from ecomap.frame_variants import Variants
 from ecomap.latent_cache import LatentTable, kept_latents
-from ecomap.loop import progress_bar
 from ecomap.model import Bundle
+from ecomap.progress import progress_bar
 from ecomap.prompt import MASKS, Prompt, draw_prompt
 from ecomap.schema import CLIMATE, TileRecord, read_dataset
 from ecomap.text_cache import TextTable, kept_text, variant_prompts
@@ -55,20 +55,25 @@ def read_sides(
         else:
             usable.append(record)
     sides = {side: [r for r in usable if r.split == side] for side in ("train", "val")}
+    training = spread(sides["train"], config.max_tiles or len(usable))
+    held_out = spread(sides["val"], config.num_validation)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-    if left_out:
-        console.print(f"{len(usable)} of {len(records)} tiles are used; left out: {counts}.")
-    if len(sides["train"]) < config.batch_size or not sides["val"]:
+    counts = f"; left out of all {len(records)}: {counts}" if counts else ""
+    if len(training) < config.batch_size or not held_out:
         raise DataError(
-            f"{config.dataset} has {len(sides['train'])} usable training and {len(sides['val'])} "
-            f"validation tiles of {len(records)}{f' (left out: {counts})' if counts else ''}. "
-            f"Expected at least batch_size ({config.batch_size}) and 1; run 'ecomap data split' "
-            "on it, or lower batch_size."
+            f"{config.dataset} gives {len(training)} training and {len(held_out)} validation tiles"
+            f"{counts}. Expected at least batch_size ({config.batch_size}) and 1; run 'ecomap data "
+            "split' on it, or choose other settings."
         )
-    held_out = sides["val"]
-    spread = np.linspace(0, len(held_out) - 1, min(config.num_validation, len(held_out)))
-    chosen = [held_out[i] for i in spread.round().astype(int)]
-    return sides["train"], chosen, [*sides["train"], *held_out]
+    console.print(f"{len(training)} training and {len(held_out)} validation tiles{counts}.")
+    return training, held_out, [*training, *sides["val"]]
+
+
+def spread(records: list[TileRecord], count: int) -> list[TileRecord]:
+    """So many of some records, evenly over the list."""
+    if count >= len(records):
+        return records
+    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 def _unusable(record: TileRecord, config: TrainConfig) -> str:
@@ -107,7 +112,7 @@ def open_samples(
         Training and validation samples.
     """
     training, held_out, known = sides
-    with progress_bar(console) as progress:
+    with progress_bar(console, has_loss=False) as progress:
         keep = partial(
             kept_latents, bundle.vae, folder=config.dataset, cache=config.cache,
             cloud_masks=config.cloud_masks, device=device, bf16=config.bf16, progress=progress,
@@ -156,7 +161,7 @@ def _open_control(
     return open_control(
         spec,
         references,
-        keep=keep,
+        keep=partial(keep, cloud_masks=None),  # a user's reference comes without a mask
         variants=variants,
         folder=config.dataset,
         cache=config.cache,

@@ -14,6 +14,8 @@ from ecomap.transformer_config import TrainConfig
 if TYPE_CHECKING:
     from ecomap.estimate_result import Estimate
 
+PAGE_FILE = "index.html"
+
 TASKS: dict[str, tuple[type[Config], str]] = {
     "autoencoder": (AutoencoderTrainConfig, "ecomap.train_autoencoder"),
     "features": (FeatureTrainConfig, "ecomap.train_features"),
@@ -35,6 +37,18 @@ class TrainResult:
     def to_dict(self) -> dict[str, str]:
         """JSON form."""
         return {"task": self.task, "run": str(self.run), "result": str(self.result)}
+
+    def render(self) -> str:
+        """Words for the terminal."""
+        use = {
+            "adapter": f"\nTry it: ecomap generate --adapter {self.result} ...",
+            "bundle": f"\nTry it: ecomap generate --bundle {self.result} ...",
+            "controlnet": f"\nTry it: ecomap generate --controlnet {self.result} "
+            "--control-image FILE ...",
+        }
+        page = self.run / PAGE_FILE
+        look = f"\nLook at {page}" if page.exists() else ""
+        return f"{self.result}{look}{use.get(self.result.name, '')}"
 
 
 def train(

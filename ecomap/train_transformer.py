@@ -29,6 +29,7 @@ from ecomap.errors import ConfigError
 from ecomap.frame_variants import Variants, cut, place_of, window_size
 from ecomap.imagery import FrameReader
 from ecomap.learn_setup import (
+    frozen_hashes,
     make_learner,
     open_base,
     set_learning,
@@ -82,11 +83,12 @@ def train(
     if config.masks not in MASKS:
         raise ConfigError(f"masks is {config.masks!r}; choose one of {', '.join(MASKS)}.")
     check_show(config.show)
+    frozen = frozen_hashes(config)
     accelerator = open_accelerator(config.bf16, device)
     device = str(accelerator.device)
     sides = read_sides(config, console)
     training, held_out, pool = sides
-    open_run(output, config, [config.dataset], accelerator=accelerator)
+    open_run(output, config, [config.dataset], accelerator=accelerator, frozen=frozen)
     base, bundle = open_bundles(config, training)
     pictures = plan_pictures(config, bundle, held_out, pool)
     with accelerator.main_process_first():  # the others then find what it kept

@@ -13,7 +13,7 @@ from ecomap.autoencoder import load_vae
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate import known_variables
 from ecomap.controlnet import save_controlnet
-from ecomap.learn_setup import WHOLE, whole_parameters
+from ecomap.learn_setup import WHOLE, open_base, whole_parameters
 from ecomap.model import Bundle, save_bundle
 from ecomap.places import places_digest
 from ecomap.run_log import METRICS_FILE
@@ -65,9 +65,11 @@ def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path)
             climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
             text_encoders=bundle.text_encoders if learn.text_encoders else None,
             card=AdapterCard.of(base, bundle.card, lora=learn.lora, shift=config.shift),
-            dtype=torch.float16,
+            dtype=torch.float16 if config.half_adapter else torch.float32,
         )
         return folder
+    if config.base_bf16:
+        _restore_frozen(config, bundle)
     shipped = bundle.vae if config.bundle_vae is None else load_vae(config.bundle_vae)
     save_bundle(replace(bundle, vae=shipped), output / "bundle")
     return output / "bundle"
@@ -99,6 +101,7 @@ def make_card(
         limits=config.limits,
         min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),
         t5_null_tokens=config.t5_tokens or length,
+        uses_t5=config.use_t5 and (start is None or start.uses_t5),
         license=config.license or (start.license if start else "Apache-2.0"),
         attribution=(
             *(start.attribution if start else ()),
@@ -114,6 +117,14 @@ def make_card(
             **({} if start is None else {"started_from": start.training}),
         },
     )
+
+
+def _restore_frozen(config: TrainConfig, bundle: Bundle) -> None:
+    """Put back the bits of what did not learn: training held it in bfloat16."""
+    whole = dict(open_base(config).transformer.named_parameters())
+    for name, parameter in bundle.transformer.named_parameters():
+        if not parameter.requires_grad:
+            parameter.data = whole[name].data.to(parameter.device)
 
 
 def _told(config: TrainConfig) -> dict[str, Any]:

@@ -258,12 +258,16 @@ class TrainConfig(Config):
     """0 draws tiles as often as the data has them, 1 every land cover equally often."""
     batch_size: int = Field(default=64, gt=0)
     """Samples of an optimiser step, over all processes and micro-batches."""
+    max_tiles: int | None = Field(default=None, gt=0)
+    """Training tiles that are used, spread over the dataset; by default all."""
     num_validation: int = Field(default=192, gt=0)
     """Held-out frames whose loss is followed."""
     bf16: bool = True
     """Whether the networks run under bfloat16 autocast. What learns is stored in float32."""
     base_bf16: bool = False
     """Whether what is frozen is stored in bfloat16: half the memory."""
+    half_adapter: bool = False
+    """Whether an adapter is written in float16, in half the space: not for the smallest updates."""
     quantise: Literal["int8", "int4"] | None = None
     """Store the frozen transformer's matrices in so few bits (torchao, the extra ``quantised``).
     SD3 medium needs none: it saves 1 to 2 GB and is slower."""
@@ -279,7 +283,11 @@ class TrainConfig(Config):
     @classmethod
     def _of_this_version(cls, values: object) -> object:
         version = values.get("config_version", CONFIG_VERSION) if isinstance(values, dict) else 0
-        if isinstance(version, int) and version > CONFIG_VERSION:
+        try:
+            is_newer = float(str(version)) > CONFIG_VERSION
+        except ValueError:
+            is_newer = False  # no number: refused as such
+        if is_newer:
             raise ValueError(
                 f"config_version {version} is of a newer ecomap; this one reads up to "
                 f"{CONFIG_VERSION}. Upgrade ecomap"
@@ -297,6 +305,9 @@ class TrainConfig(Config):
             raise ValueError("text_variants needs text encoders that do not learn; set it to 0")
         if self.base_bf16 and not self.bf16:
             raise ValueError("base_bf16 needs bf16: frozen and learning parts meet under autocast")
+        whole = self.learn is None or self.learn.last_blocks or "all" in self.learn.layers
+        if self.quantise and whole:
+            raise ValueError("quantise is for what stays frozen; train a lora or a controlnet")
         if self.crop_px is not None and self.crop_px % 16:
             raise ValueError(f"crop_px {self.crop_px} must be a multiple of 16")
         return self

@@ -123,7 +123,9 @@ def test_tiles_that_are_left_out_are_counted_by_reason(world, capsys):
     write_dataset(world / "flagged", flagged)
     changed = config.model_copy(update={"dataset": world / "flagged"})
     training, held_out, pool = read_sides(changed, console)
-    assert "32 of 36 tiles are used; left out: 4 flagged black." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "left out of all 36: 4 flagged black." in told
+    assert f"{len(training)} training and {len(held_out)} validation tiles" in told
     assert Counter(r.split for r in pool) == {"train": len(training), "val": len(held_out)}
     assert not any("black" in r.flags for r in pool)
 

@@ -1,4 +1,4 @@
-"""The bundle that ships: whole, small, honest about itself, and aware of season and climate."""
+"""What ships: whole, small, honest about itself, and aware of season and climate."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from ecomap import bundle_path, generate_images, load_bundle, place_record
+from ecomap.adapter import load_adapter
+from ecomap.adapter_card import adapter_path
 from ecomap.indices import land_indices
 
 MEGABYTE = 1_000_000
@@ -64,3 +66,26 @@ def test_a_colder_april_has_more_snow_and_the_same_seed_the_same_bytes(bundle):
     cold, warm, again = generate_images(bundle, records, seeds=[1, 1, 1], steps=8)
     assert land_indices(cold).snow_frac > land_indices(warm).snow_frac + 0.2
     assert (warm == again).all()
+
+
+def test_the_adapter_is_small_and_says_what_it_is():
+    folder = adapter_path("s2-10m")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 6 * MEGABYTE
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
+    assert '"/' not in (folder / "adapter.json").read_text()
+    words = (folder / "README.md").read_text()
+    for said in ("Six places", "no projection", "Copernicus Sentinel", "held-out loss"):
+        assert said in words
+
+
+def test_the_adapter_makes_a_cold_forest_white_in_winter_and_green_in_summer(bundle):
+    adapted = load_adapter(bundle, "s2-10m")
+    assert adapted.card.ground_sampling_distance_m == 10
+    assert "solar_radiation_mj_m2_day" in adapted.card.trained_variables
+    records = [place_record(56.4, 93.7, month, bundle_card=adapted.card) for month in (1, 7)]
+    images = generate_images(adapted, [*records, *records], seeds=[0, 0, 1, 1], steps=8)
+    winters, summers = images[::2], images[1::2]
+    assert winters.mean() > summers.mean() + 30
+    base = generate_images(bundle, records[:1], seeds=[0], steps=8)
+    assert np.abs(images[0].astype(int) - base[0]).mean() > 5

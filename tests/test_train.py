@@ -228,7 +228,7 @@ def test_a_dataset_without_sides_or_usable_tiles_is_refused_with_counts(world, t
             "precipitation_mm_day": None}  # fmt: skip
     write_dataset(tmp_path / "tiles", [r.model_copy(update=bare) for r in records])
     changed = changed.model_copy(update={"require_climate": True})
-    with pytest.raises(DataError, match=r"left out: 36 without climate"):
+    with pytest.raises(DataError, match=r"left out of all 36: 36 without climate"):
         train(changed, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
 
