@@ -111,8 +111,9 @@ class Estimate:
         return (
             f"{need} do not fit into the {here} of this {self.device}. Set "
             "what is not set yet of gradient_checkpointing=true, base_bf16=true and text_variants "
-            "above 0, lower batch_size or raise optim.micro_batches, or take optim.optimizer=adafactor; "
-            f"FSDP divides all but activations among processes, which is not counted here. {before}"
+            "above 0, lower batch_size or raise optim.micro_batches, or take optim.optimizer="
+            "adafactor; FSDP divides all but activations among processes, which is not counted. "
+            f"{before}"
         )
 
 
