@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ecomap.attention import use_biased_attention
+from ecomap.bundle_paths import ADAPTER_FILE
 from ecomap.climate_encoder import ClimateEncoder
 from ecomap.conditions import Condition
 from ecomap.controls import ControlSpec
@@ -262,14 +263,15 @@ def _marks(transformer: SD3Transformer2DModel) -> list[float]:
 
 def _read_description(folder: Path) -> tuple[ControlSpec, list[float], dict[str, Any]]:
     """Control, marks of the base, and card of a saved ControlNet."""
+    if (folder / ADAPTER_FILE).is_file():
+        raise BundleError(f"{folder} is an adapter, not a ControlNet. Give it as --adapter.")
     try:
         described = json.loads((folder / CONTROL_FILE).read_text())
         marks = [float(value) for value in described["base_marks"]]
         return ControlSpec(**described["control"]), marks, dict(described["card"])
     except ValidationError as error:
-        raise BundleError(
-            f"{folder / CONTROL_FILE}: {describe_validation(error, ControlSpec)}"
-        ) from None
+        what = describe_validation(error, ControlSpec)
+        raise BundleError(f"{folder / CONTROL_FILE}: {what}") from None
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise BundleError(
             f"{folder} holds no ControlNet of ecomap ({error!r}). Expected a folder that "
@@ -293,7 +295,5 @@ def _check_base(
         )
     likeness = torch.corrcoef(torch.tensor([marks, _marks(transformer)]))[0, 1]
     if float(likeness) < MIN_MARK_CORRELATION:
-        raise BundleError(
-            f"The ControlNet {folder} was trained beside another model of the same size. Use the "
-            "model that its card names."
-        )
+        fault = f"The ControlNet {folder} was trained beside another model of the same size."
+        raise BundleError(f"{fault} Use the model that its card names.")

@@ -218,13 +218,18 @@ def _requested(
 def _notes(
     card: BundleCard, record: TileRecord | None, changes: Mapping[str, str | None]
 ) -> list[str]:
-    """What the reader must know: changes without effect, and places that are mostly sea."""
+    """What the reader must know: changes without effect, what is unknown, and mostly seas."""
     notes = []
     for name, variable in CLIMATE.items():
         if changes[variable.short] is not None and name not in card.trained_variables:
             notes.append(
                 f"--{variable.short} has no effect: {card.name} was trained without "
                 f"{variable.label.lower()}."
+            )
+        elif name in card.trained_variables and record and getattr(record, name) is None:
+            notes.append(
+                f"{variable.label} is not known of this place; {card.name} was trained with it and "
+                "makes its image without."
             )
     land = None if record is None else record.land_frac
     if land is not None and land < card.min_land_frac:

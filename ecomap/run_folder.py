@@ -99,8 +99,9 @@ def _require_same(folder: Path, config: Config, records: Mapping[str, str]) -> N
         raise ConfigError(
             f"{folder} holds a run with another config. Choose another --output, or delete it."
         )
-    if json.loads((folder / DATA_FILE).read_text()) != records:
+    before = json.loads((folder / DATA_FILE).read_text())
+    if changed := sorted(k for k in before | dict(records) if before.get(k) != records.get(k)):
         raise ConfigError(
-            f"{folder} holds a run on other records of {', '.join(records)}: they were "
-            "imported or split again since. Choose another --output, or delete it."
+            f"{folder} holds a run on other records or weights of {', '.join(changed)}: they were "
+            "imported, split or trained again since. Choose another --output, or delete it."
         )

@@ -248,3 +248,17 @@ def test_controlnet_and_image_belong_together(bundle, net, picture, tmp_path):
             generate(**asked, **alone)
     with pytest.raises(BundleError, match="holds no ControlNet"):
         generate(**asked, controlnet=tmp_path, control_image=picture)
+
+
+def test_what_it_was_trained_with_is_used_again_or_asked_for(bundle, tmp_path):
+    net = build_controlnet(bundle.transformer, extra_channels=1)
+    beside = {"name": "made", "adapter": "dry", "adapter_sha256": "ab"}
+    card = {"base": beside, "t5_null_tokens": 77, "uses_t5": False}
+    save_controlnet(net, SPEC, card, tmp_path, base=bundle.transformer)
+    with pytest.raises(BundleError, match=r"with the adapter dry.*made has none"):
+        use_controlnet(bundle, tmp_path)
+    used = use_controlnet(replace(bundle, adapter=beside), tmp_path)
+    assert used.card.t5_null_tokens == 77
+    assert used.text_encoder_3 is None
+    with pytest.raises(BundleError, match="has another"):
+        use_controlnet(replace(bundle, adapter=beside | {"adapter_sha256": "cd"}), tmp_path)

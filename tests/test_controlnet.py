@@ -309,6 +309,12 @@ def test_a_base_that_was_trained_further_is_known_again(saved):
     assert load_controlnet(saved, transformer)[1] == SPEC
 
 
+def test_an_adapter_is_told_from_a_controlnet(tmp_path):
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(BundleError, match="Give it as --adapter"):
+        load_controlnet(tmp_path, make_transformer())
+
+
 def test_damaged_folders_are_named(saved, tmp_path):
     import shutil
 

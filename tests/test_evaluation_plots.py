@@ -22,8 +22,8 @@ TABLES = {name: make_tables()[name] for name in (OBSERVED, "generated")}
 def drawn(monkeypatch):
     """The figures that plots render, beside their bytes."""
     kept: list[Figure] = []
-    render = plots._png
-    monkeypatch.setattr(plots, "_png", lambda figure: kept.append(figure) or render(figure))
+    render = plots.to_png
+    monkeypatch.setattr(plots, "to_png", lambda figure: kept.append(figure) or render(figure))
     return kept
 
 
@@ -151,13 +151,13 @@ def test_a_map_shows_the_mean_error_of_each_place(drawn):
 def test_land_is_drawn_where_it_is(drawn):
     inland = {"place": ["a"], "lat": [15.0], "lon": [10.0], "error": [0.1]}
     plots.error_map(pd.DataFrame(inland, index=["k"]), "Error")
-    png = Image.open(io.BytesIO(plots._png(drawn[0]))).convert("RGB")
+    png = Image.open(io.BytesIO(plots.to_png(drawn[0]))).convert("RGB")
     colours = {colour for _, colour in png.getcolors(10**6)}
     assert (0xE9, 0xEB, 0xE6) in colours  # land of the Sahara
     drawn.clear()
     sea = inland | {"lat": [-40.0], "lon": [-120.0]}
     plots.error_map(pd.DataFrame(sea, index=["k"]), "Error")
-    png = Image.open(io.BytesIO(plots._png(drawn[0]))).convert("RGB")
+    png = Image.open(io.BytesIO(plots.to_png(drawn[0]))).convert("RGB")
     assert (0xE9, 0xEB, 0xE6) not in {colour for _, colour in png.getcolors(10**6)}
 
 

@@ -31,8 +31,8 @@ SWEEP = {
 def drawn(monkeypatch):
     """The figure that a plot renders, beside its bytes."""
     kept: list[Figure] = []
-    render = figures._png
-    monkeypatch.setattr(figures, "_png", lambda figure: kept.append(figure) or render(figure))
+    render = figures.to_png
+    monkeypatch.setattr(figures, "to_png", lambda figure: kept.append(figure) or render(figure))
     return kept
 
 

@@ -161,6 +161,15 @@ def test_what_the_bundle_never_saw_is_said(bundle, tmp_path):
     assert any("--solar has no effect" in note for note in result.notes)
 
 
+def test_what_a_place_does_not_know_is_said_of_a_model_that_learnt_it(bundle, tmp_path):
+    variables = (*bundle.card.trained_variables, "solar_radiation_mj_m2_day")
+    sunny = bundle.card.model_copy(update={"trained_variables": variables})
+    asked = {"lat": 61, "lon": 25, "month": 4, "steps": 2, "output": tmp_path}
+    result = generate(bundle=replace(bundle, card=sunny), **asked)
+    assert any(note.startswith("Solar radiation is not known") for note in result.notes)
+    assert generate(bundle=bundle, **asked).notes == []
+
+
 def test_a_tile_of_sea_is_said_to_be_one(bundle, tmp_path):
     dry = replace(bundle, card=bundle.card.model_copy(update={"min_land_frac": 0.25}))
     result = generate(lat=0, lon=-140, month=4, steps=2, bundle=dry, output=tmp_path)

@@ -297,6 +297,7 @@ def test_labels_say_real_and_synthetic():
     assert {real: word for real, (word, _) in outputs.LABELS.items()} == {
         True: "real",
         False: "synthetic",
+        None: "no photograph",
     }
 
 

@@ -186,10 +186,11 @@ def test_each_tile_keeps_its_own_control_and_texts_have_none(bundle, monkeypatch
         return np.zeros((len(records), SIZE_PX, SIZE_PX, 3), np.uint8)
 
     monkeypatch.setattr(sample_grid, "generate_images", remember)
-    references = [("edges", frame) for frame in frames()]
+    references = [("edges", frame, False) for frame in frames()]
     grid = planned(references=references)
     assert grid.columns == 6
     assert grid.cells[7].caption == "control: edges"
+    assert [cell.is_real for cell in grid.cells[:3]] == [True, None, False]
     controls = torch.tensor([10.0, 20.0])[:, None, None, None].expand(2, 16, 2, 2)
     make_pictures(bundle, grid, controls=controls)
     assert calls == [([7] * 4 + [8] * 4, [10] * 4 + [20] * 4), ([9], None)]

@@ -288,3 +288,40 @@ def test_unknown_masks_and_sweeps_are_refused_before_anything_is_written(world, 
     with pytest.raises(ConfigError, match=r"show.sweep has 'colour=\+2'"):
         train(config(world, show={"sweep": ["colour=+2"]}), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_stays_frozen_in_bfloat16_leaves_the_run_with_its_own_bits(world, tmp_path):
+    settings = on_base(world, {"last_blocks": 1}, bf16=True, base_bf16=True)
+    base, _ = training.open_bundles(settings, read_dataset(world / "tiles"))
+    folder = train(settings, tmp_path, console=QUIET)
+    own = {k: v.half().float() for k, v in base.transformer.named_parameters()}
+    for name, value in load_bundle(folder, device="cpu").transformer.named_parameters():
+        if "transformer_blocks.1." not in name:
+            assert torch.equal(value, own[name]), name
+
+
+def test_a_run_does_not_go_on_beside_another_adapter(world, tmp_path):
+    optim = {"learning_rate": 1e-2}
+    first = train(on_base(world, MODES["lora"], optim=optim), tmp_path / "first", console=QUIET)
+    settings = on_base(world, {"climate_encoder": True}, 2, adapter=str(first))
+    train(settings, tmp_path / "run", console=QUIET)
+    card = first / "adapter.json"
+    card.write_text(card.read_text().replace('"version": "0"', '"version": "1"'))
+    with pytest.raises(ConfigError, match="Choose another --output"):
+        train(settings, tmp_path / "run", console=QUIET)
+
+
+def test_fewer_tiles_can_be_asked_for(world, tmp_path):
+    folder = train(config(world, 1, max_tiles=9), tmp_path, console=QUIET)
+    assert read_card(folder).training["tiles"] == 9
+
+
+def test_a_base_without_t5_is_remembered(world):
+    settings = on_base(world, MODES["lora"], use_t5=False)
+    _, bundle = training.open_bundles(settings, read_dataset(world / "tiles"))
+    assert not bundle.card.uses_t5
+
+
+def test_quantising_what_learns_is_refused():
+    with pytest.raises(ValueError, match="what stays frozen"):
+        TrainConfig(dataset="d", base="b", quantise="int8", learn={"last_blocks": 1})

@@ -30,8 +30,8 @@ LINES = [
 def drawn(monkeypatch):
     """The figure that is rendered, beside its bytes."""
     kept: list[Figure] = []
-    render = training_curves._png
-    monkeypatch.setattr(training_curves, "_png", lambda f: kept.append(f) or render(f))
+    render = training_curves.to_png
+    monkeypatch.setattr(training_curves, "to_png", lambda f: kept.append(f) or render(f))
     return kept
 
 
