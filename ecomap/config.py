@@ -1,6 +1,7 @@
 """Typed configuration: defaults and meanings live in classes, YAML holds only what differs.
 
-Only verbs know config classes; everything below them takes plain values.
+A verb and the modules that are its parts know its config class; what several verbs use takes plain
+values.
 """
 
 import re

@@ -1,7 +1,5 @@
 """Controls of a training, gathered from what is kept: latents of references, and edges on them."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +11,13 @@ from torch import Tensor
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.controls import EDGE_CHANNELS, ControlSpec, edge_cells, look_of, prepare_control
 from ecomap.detectors import open_detector
-from ecomap.frame_variants import Place, Variants, cut, place_of, window_size
+from ecomap.frame_variants import Variants
+from ecomap.frame_windows import file_order, list_windows
 from ecomap.imagery import FrameReader
 from ecomap.kept_rows import KeptRows, fill
 from ecomap.latent_cache import LatentTable
 from ecomap.references import NONE, References
 from ecomap.schema import TileRecord
-from ecomap.versions import fingerprint
 
 Cells = Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor]
 """Positions in a pool of frames and their variants -> a channel ``(B, 1, h, w)``."""
@@ -151,43 +149,21 @@ def kept_edges(
     Raises:
         DataError: If a frame cannot be read.
     """
-    size = window_size(records[0], variants)
+    windows = list_windows(records, folder, variants)
+    order, size = file_order(windows), windows[0].size
+    ordered = [windows[i] for i in order]
     label, _ = open_detector(name)
     shape = (1, size[0] // LATENT_FACTOR, size[1] // LATENT_FACTOR)
     rows = KeptRows(cache / "edges" / f"{size[0]}x{size[1]}_{label}", shape)
-    # In the order of files, so that each mosaic is decoded once.
-    order = sorted(range(len(records)), key=lambda i: (records[i].image_path or "", i))
-    windows = [
-        (records[i], place_of(records[i], variant, variants))
-        for i in order
-        for variant in range(variants.count)
-    ]
-    keys = _keys(windows, folder)
     reader = FrameReader(folder)
 
     def make(positions: list[int]) -> np.ndarray:
-        chosen = (windows[position] for position in positions)
-        frames = [cut(reader.read(record), place, size) for record, place in chosen]
-        return edge_cells(name, np.stack(frames)).numpy()
+        return edge_cells(name, np.stack([ordered[i].read(reader) for i in positions])).numpy()
 
-    fill(rows, keys, make, label=f"{name} edges")
-    places = np.empty((len(records), variants.count), dtype=np.int64)
-    places[order] = rows.locate(keys).reshape(places.shape)
+    fill(rows, [window.key for window in ordered], make, label=f"{name} edges")
+    places = rows.locate([window.key for window in windows]).reshape(len(records), variants.count)
 
     def read(index: NDArray[np.int64], variant: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(rows.take(places[index, variant]).astype(np.float32))
 
     return read
-
-
-def _keys(windows: Sequence[tuple[TileRecord, Place]], folder: Path) -> list[str]:
-    """Hash of what decides the pixels of each window."""
-    digests: dict[str, str] = {}
-    keys = []
-    for record, place in windows:
-        path = str(record.image_path)
-        if path not in digests:
-            digests[path] = fingerprint([folder / path])
-        what = [record.tile_id, digests[path], record.window_px, record.reflectance_range, place]
-        keys.append(hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24])
-    return keys

@@ -1,4 +1,4 @@
-"""Before the first step: what a training starts from, what of it learns, and what is left after."""
+"""What a training starts from, and what of it learns: before the first step."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,13 @@ from ecomap.errors import ConfigError
 from ecomap.learner import FlowLearner
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, is_hub_id, load_bundle
 from ecomap.quantise import quantise_transformer
-from ecomap.transformer_config import ControlNetConfig, LearnConfig, LoraConfig, TrainConfig
+from ecomap.transformer_config import (
+    ControlNetConfig,
+    LearnConfig,
+    LoraConfig,
+    TrainConfig,
+    TransformerConfig,
+)
 from ecomap.versions import fingerprint
 
 WHOLE = "all"
@@ -45,15 +51,17 @@ def open_base(config: TrainConfig, card: BundleCard | None = None) -> Bundle:
         bundle = build_bundle(
             config.transformer, card or BundleCard(name=config.name), vae, config.shift
         )
-        return _frozen(bundle)
+        return frozen(bundle)
     bundle = load_bundle(config.base, device="cpu", use_t5=config.use_t5, half_t5=config.base_bf16)
     if config.adapter is not None:
         bundle = merge_adapter(bundle, config.adapter)
     if config.learn is not None and config.learn.climate_encoder and not bundle.climate_encoder:
-        bundle = replace(bundle, climate_encoder=_new_climate_encoder(bundle, config))
+        torch.manual_seed(config.seed)
+        encoder = new_climate_encoder(bundle.transformer, config.transformer)
+        bundle = replace(bundle, climate_encoder=encoder)
     if config.vae is not None:
         bundle = replace(bundle, vae=load_vae(config.vae))
-    return _frozen(_with_fresh_parts(bundle, config))
+    return frozen(_with_fresh_parts(bundle, config))
 
 
 def frozen_hashes(config: TrainConfig) -> dict[str, str]:
@@ -207,10 +215,11 @@ def _layer(transformer: SD3Transformer2DModel, name: str) -> nn.Module:
     return part
 
 
-def _new_climate_encoder(bundle: Bundle, config: TrainConfig) -> ClimateEncoder:
+def new_climate_encoder(
+    transformer: SD3Transformer2DModel, sizes: TransformerConfig
+) -> ClimateEncoder:
     """An untrained climate encoder for a base that has none."""
-    sizes, base = config.transformer, bundle.transformer.config
-    torch.manual_seed(config.seed)
+    base = transformer.config
     encoder: ClimateEncoder = ClimateEncoder(
         width=sizes.climate_width,
         num_layers=sizes.climate_layers,
@@ -248,7 +257,7 @@ def _with_fresh_parts(bundle: Bundle, config: TrainConfig) -> Bundle:
     )
 
 
-def _frozen(bundle: Bundle) -> Bundle:
+def frozen(bundle: Bundle) -> Bundle:
     """The bundle with nothing that learns."""
     for network in (*bundle.modules().values(), bundle.vae, bundle.text_encoder_3):
         if network is not None:

@@ -17,7 +17,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
 )
-from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -31,9 +30,16 @@ from ecomap.bundle_paths import bundle_names, bundle_path
 from ecomap.card import BundleCard, read_card
 from ecomap.climate_encoder import ClimateEncoder
 from ecomap.errors import BundleError, ConfigError
-from ecomap.learn_setup import make_learner, set_learning, with_controlnet
+from ecomap.learn_setup import (
+    frozen,
+    make_learner,
+    new_climate_encoder,
+    set_learning,
+    with_controlnet,
+)
 from ecomap.learner import FlowLearner
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle
+from ecomap.silent_t5 import is_silent_config
 from ecomap.tokenizer import build_clip_tokenizer
 from ecomap.transformer_config import ControlNetConfig, TrainConfig
 
@@ -99,7 +105,7 @@ def _without_weights(config: TrainConfig) -> Bundle:
     if config.base is None:
         card = BundleCard(name=config.name)
         vae = _build("vae", _read_config(config.vae or Path()))
-        return _frozen(build_bundle(config.transformer, card, vae, config.shift))
+        return frozen(build_bundle(config.transformer, card, vae, config.shift))
     sizes = known_sizes(config.base)
     card = BundleCard(name=config.base)
     if sizes is None:
@@ -110,18 +116,12 @@ def _without_weights(config: TrainConfig) -> Bundle:
             )
         folder = bundle_path(config.base)
         sizes, card = folder_sizes(folder), read_card(folder)
-    networks = {name: _build(name, values) for name, values in sizes.items()}
+    networks = {name: _build(name, values, config.base_bf16) for name, values in sizes.items()}
     transformer = networks["transformer"]
     use_biased_attention(transformer)
     if CLIMATE_ENCODER_FOLDER not in networks and config.learn and config.learn.climate_encoder:
-        networks[CLIMATE_ENCODER_FOLDER] = ClimateEncoder(
-            width=config.transformer.climate_width,
-            num_layers=config.transformer.climate_layers,
-            num_heads=config.transformer.climate_heads,
-            context_dim=int(transformer.config.joint_attention_dim),
-            pooled_dim=int(transformer.config.pooled_projection_dim),
-        )
-    return _frozen(
+        networks[CLIMATE_ENCODER_FOLDER] = new_climate_encoder(transformer, config.transformer)
+    return frozen(
         Bundle(
             path=Path(),
             card=card,
@@ -158,14 +158,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _build(name: str, values: dict[str, Any]) -> Any:
-    """A network of a bundle by its folder's name; None for a T5 that says nothing.
+def _build(name: str, values: dict[str, Any], half_t5: bool = False) -> Any:
+    """A network of a bundle by its folder's name, as `load_bundle` would hold it.
+
+    None for a T5 that says nothing.
 
     Raises:
         BundleError: If the sizes make no network.
     """
-    if name == "text_encoder_3" and values["d_kv"] == values["d_ff"] == 1:
-        return None  # ecomap.silent_t5
+    if name == "text_encoder_3" and is_silent_config(values):
+        return None
     try:
         if name == "transformer":
             return SD3Transformer2DModel.from_config(values)
@@ -175,33 +177,15 @@ def _build(name: str, values: dict[str, Any]) -> Any:
             kinds = {"AutoencoderTiny": AutoencoderTiny}
             return kinds.get(values.get("_class_name", ""), AutoencoderKL).from_config(values)
         if name == "text_encoder_3":
-            return T5EncoderModel(T5Config(**values)).to(_stored_dtype(values))
-        encoder = CLIPTextModelWithProjection._from_config(
-            CLIPTextConfig(**values), attn_implementation="eager"
-        )
-        return encoder.to(_stored_dtype(values))
+            t5 = T5EncoderModel(T5Config(**(values | {"dtype": None})))
+            return t5.to(torch.bfloat16 if half_t5 else torch.float32)
+        return CLIPTextModelWithProjection._from_config(
+            CLIPTextConfig(**(values | {"dtype": None})), attn_implementation="eager"
+        ).float()
     except (TypeError, ValueError) as error:
         raise BundleError(
             f"The config of {name} makes no network: {error}. Restore the bundle."
         ) from None
-
-
-def _stored_dtype(values: dict[str, Any]) -> torch.dtype:
-    """Type in which a text encoder's file holds it: transformers loads it as it is."""
-    name = values.get("dtype") or values.get("torch_dtype") or "float32"
-    dtype = getattr(torch, str(name), None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
-def _frozen(bundle: Bundle) -> Bundle:
-    """The bundle with nothing that learns."""
-    networks: list[nn.Module | None] = [
-        *bundle.modules().values(), bundle.vae, bundle.text_encoder_3
-    ]  # fmt: skip
-    for network in networks:
-        if network is not None:
-            network.requires_grad_(False)
-    return bundle
 
 
 def _from_base(config: ControlNetConfig) -> ControlNetConfig:

@@ -5,8 +5,14 @@ has zero weight: whatever it reads, it answers with the zero tokens that the pip
 appends where it is given none.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+SILENT_SIZES = {"d_kv": 1, "d_ff": 1, "num_layers": 1, "num_heads": 1}
+"""Smaller than any T5 that has something to say."""
 
 
 def build_silent_t5(width: int) -> tuple[T5TokenizerFast, T5EncoderModel]:
@@ -20,14 +26,17 @@ def build_silent_t5(width: int) -> tuple[T5TokenizerFast, T5EncoderModel]:
         extra_ids=0,
         model_max_length=256,
     )
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=1, d_ff=1, num_layers=1, num_heads=1
-    )
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, **SILENT_SIZES)
     encoder = T5EncoderModel(config)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.zero_()
     return tokenizer, encoder.eval()
+
+
+def is_silent_config(values: Mapping[str, Any]) -> bool:
+    """Whether a config, as a mapping, is one of the stand-in."""
+    return all(values.get(name) == size for name, size in SILENT_SIZES.items())
 
 
 def is_silent(encoder: T5EncoderModel) -> bool:

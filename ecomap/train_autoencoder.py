@@ -25,6 +25,7 @@ from ecomap.run_folder import open_run
 from ecomap.schema import TileRecord, read_dataset
 from ecomap.train_config import AutoencoderTrainConfig
 from ecomap.training_draws import Part
+from ecomap.training_report import write_training_page
 
 SKIP_FLAGS = {"black", "blank", "duplicate"}
 """Frames with these flags hold no image to reconstruct."""
@@ -266,6 +267,7 @@ def train(
         vae, draw, lambda _, pixels: autoencoder_loss(vae, teacher, pixels, config), config.optim,
         output, accelerator=accelerator, validate=validate, console=console, seed=config.seed,
     )  # fmt: skip
+    write_training_page(output)
     folder = output / "vae"
     vae.save_pretrained(folder, safe_serialization=True)
     return folder

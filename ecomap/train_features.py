@@ -50,6 +50,7 @@ from ecomap.schema import TileRecord, unique
 from ecomap.train_autoencoder import Frames, open_frames
 from ecomap.train_config import FeatureTrainConfig
 from ecomap.training_draws import Part
+from ecomap.training_report import write_training_page
 
 
 def feature_loss(
@@ -210,6 +211,7 @@ def train(
         network, draw, loss, config.optim, output, accelerator=accelerator, validate=validate,
         console=console, seed=config.seed,
     )  # fmt: skip
+    write_training_page(output)
     folder = output / FOLDER
     save_feature_network(network, folder)
     saved = load_feature_network(folder)  # figures of what is kept, after its rounding

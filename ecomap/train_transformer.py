@@ -53,7 +53,7 @@ from ecomap.samples import Samples, open_samples, read_sides
 from ecomap.schema import TileRecord
 from ecomap.training_draws import Part
 from ecomap.training_report import RunReport, card_facts
-from ecomap.training_results import make_card, save_result, size_px
+from ecomap.training_results import make_card, save_result, size_px, use_best
 from ecomap.transformer_config import TrainConfig
 from ecomap.validation import HeldOutRows, validation_loss
 
@@ -131,6 +131,8 @@ def train(
     if not accelerator.is_main_process:
         return output
     report.close()
+    if config.result == "best":
+        use_best(learner, output)
     return save_result(config, base, bundle, output)
 
 

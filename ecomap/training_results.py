@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ecomap.adapter import save_adapter
 from ecomap.adapter_card import AdapterCard
 from ecomap.autoencoder import load_vae
 from ecomap.card import DOORS, BundleCard
+from ecomap.checkpoint import best_checkpoint, load_averages
 from ecomap.climate import known_variables
 from ecomap.controlnet import save_controlnet
 from ecomap.learn_setup import WHOLE, open_base, whole_parameters
 from ecomap.model import Bundle, save_bundle
 from ecomap.places import places_digest
+from ecomap.run_folder import CHECKPOINT_FOLDER
 from ecomap.run_log import METRICS_FILE
-from ecomap.run_metrics import collect, read_lines
+from ecomap.run_metrics import read_lines
 from ecomap.schema import TileRecord, unique
+from ecomap.training_state import learning_parameters
 from ecomap.transformer_config import TrainConfig
 
 METRICS = {
@@ -46,7 +50,7 @@ def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path)
         Folder of the result.
     """
     learn = config.learn
-    bundle = replace(bundle, card=_with_metrics(bundle.card, output))
+    bundle = replace(bundle, card=_with_metrics(bundle.card, output, config.result))
     if learn is not None and learn.controlnet is not None and bundle.controlnet is not None:
         folder = output / "controlnet"
         assert bundle.control is not None
@@ -136,10 +140,25 @@ def _told(config: TrainConfig) -> dict[str, Any]:
     return told | {"dataset": config.dataset.name, "base": base}
 
 
-def _with_metrics(card: BundleCard, output: Path) -> BundleCard:
-    """Card with the figures of a run's last validation."""
-    series = collect(read_lines(output / METRICS_FILE)[0])
-    figures = {
-        words: round(series[key].values[-1], 4) for key, words in METRICS.items() if key in series
-    }
+def use_best(learner: nn.Module, output: Path) -> None:
+    """Give a learner the averaged weights of the validation with the lowest held-out loss."""
+    best = best_checkpoint(output / CHECKPOINT_FOLDER)
+    if best is None:
+        return
+    averages = load_averages(best)
+    with torch.no_grad():
+        for name, parameter in learning_parameters(learner).items():
+            parameter.copy_(averages[name])
+
+
+def _with_metrics(card: BundleCard, output: Path, result: str) -> BundleCard:
+    """Card with the figures of the validation whose weights a run leaves."""
+    lines, _ = read_lines(output / METRICS_FILE)
+    validations = [line for line in lines if "val_loss" in line]
+    if not validations:
+        return card
+    chosen = validations[-1]
+    if result == "best":
+        chosen = min(validations, key=lambda line: line["val_loss"])
+    figures = {words: round(chosen[key], 4) for key, words in METRICS.items() if key in chosen}
     return card.model_copy(update={"training": card.training | {"metrics": figures}})

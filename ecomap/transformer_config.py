@@ -266,6 +266,8 @@ class TrainConfig(Config):
     """Whether the networks run under bfloat16 autocast. What learns is stored in float32."""
     base_bf16: bool = False
     """Whether what is frozen is stored in bfloat16: half the memory."""
+    result: Literal["last", "best"] = "last"
+    """Which averaged weights a run leaves: those of its end, or of its lowest held-out loss."""
     half_adapter: bool = False
     """Whether an adapter is written in float16, in half the space: not for the smallest updates."""
     quantise: Literal["int8", "int4"] | None = None

@@ -20,6 +20,7 @@ from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder, climate_batch
 from ecomap.errors import BundleError, ConfigError
 from ecomap.model import Bundle, load_bundle, save_bundle
+from ecomap.silent_t5 import build_silent_t5
 from ecomap.transformer_config import LoraConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle
 
@@ -489,3 +490,13 @@ def test_a_base_is_known_by_its_files_sizes_and_weights(base):
     assert value == pytest.approx(own[name].flatten()[own[name].numel() // 2].item(), rel=1e-5)
     blocks = {name.split(".")[1] for name in identity.marks if name.startswith("transformer_b")}
     assert blocks == {"0", "1"}
+
+
+def test_an_adapter_that_was_trained_without_t5_is_used_without(base, tmp_path):
+    about = base.card.model_copy(update={"name": "mute", "uses_t5": False})
+    saved(base, tmp_path / "mute", card=AdapterCard.of(base, about))
+    saved(base, tmp_path / "plain")
+    tokenizer, encoder = build_silent_t5(base.transformer.config.joint_attention_dim)
+    speaking = replace(base, tokenizer_3=tokenizer, text_encoder_3=encoder)
+    assert load_adapter(speaking, tmp_path / "mute").text_encoder_3 is None
+    assert load_adapter(speaking, tmp_path / "plain").text_encoder_3 is encoder

@@ -325,3 +325,24 @@ def test_a_base_without_t5_is_remembered(world):
 def test_quantising_what_learns_is_refused():
     with pytest.raises(ValueError, match="what stays frozen"):
         TrainConfig(dataset="d", base="b", quantise="int8", learn={"last_blocks": 1})
+
+
+def test_the_best_weights_are_left_where_they_are_asked_for(world, tmp_path):
+    optim = {"learning_rate": 0.5, "validate_every": 1, "warmup_steps": 3, "ema_decay": 0}
+    folders = {}
+    for result in ("last", "best"):
+        settings = on_base(world, {"climate_encoder": True}, 4, optim=optim, result=result)
+        folders[result] = train(settings, tmp_path / result, console=QUIET)
+    lines = (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines if "val_loss" in line]
+    assert losses[-1] > 1.01 * min(losses)
+    base = load_bundle(world / "bundle", device="cpu")
+    said = load_adapter(base, folders["best"]).card.training["metrics"]["held-out loss"]
+    assert said == round(min(losses), 4)
+    name = "climate_encoder/diffusion_pytorch_model.safetensors"
+    best, last = (weights(folders[key])[name] for key in ("best", "last"))
+    assert any(not torch.equal(best[key], last[key]) for key in best)
+    number = losses.index(min(losses)) + 1
+    state = load_file(tmp_path / f"best/checkpoints/step_{number:08d}/state.safetensors")
+    kept = next(v for k, v in state.items() if k.startswith("weights/") and "month_in.weight" in k)
+    assert torch.equal(best["month_in.weight"], kept)
