@@ -471,3 +471,9 @@ def test_a_device_keeps_its_learner_and_a_second_run_its_own_precision(tmp_path)
     model, same = prepare(accelerator, learner, optimizer)
     assert model is learner
     assert same is optimizer
+
+
+def test_a_run_shorter_than_warm_up_and_fall_still_reaches_its_rate():
+    optim = OptimConfig(steps=10, learning_rate=1.0, warmup_steps=40, decay_steps=160)
+    rates = [learning_rate(step, optim) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])

@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from ecomap.batches import (
@@ -164,3 +166,26 @@ def test_null_tokens_grow_from_one_to_all():
     steps = [0, 10, 15, 20, 99]
     assert [ramped_null_tokens(256, (10, 20), s) for s in steps] == [1, 1, 16, 256, 256]
     assert ramped_null_tokens(256, (0, 0), 0) == 256
+
+
+def test_a_mask_hides_targets_and_not_what_a_controlnet_is_shown(world, tmp_path):
+    from ecomap.learn_setup import with_controlnet
+
+    hidden = np.zeros((TINY_SIZE_PX, TINY_SIZE_PX), np.uint8)
+    hidden[:, TINY_SIZE_PX // 2 :] = 255
+    (tmp_path / "images").mkdir()
+    for path in sorted((world / "tiles/images").iterdir()):
+        Image.fromarray(hidden).save(tmp_path / "images" / path.name)
+    control = {"num_layers": 1, "wrap_year": True, "channels": ["reference_valid"], "drop": 0}
+    config = TrainConfig(
+        dataset=world / "tiles", base=str(world / "bundle"), cache=world / "cache", batch_size=8,
+        bf16=False, learn={"controlnet": control}, cloud_masks=tmp_path,
+    )  # fmt: skip
+    bundle = with_controlnet(open_base(config), config.learn.controlnet)
+    samples, _ = open_samples(
+        config, bundle, read_sides(config, QUIET), device="cpu", console=QUIET
+    )
+    drawn = open_sampler(config, samples.records).draw(0)
+    batch = training_batch(config, bundle, samples, drawn)
+    assert batch.weights[:, 0].mean((0, 1)).tolist() == [1.0, 0.0]
+    assert batch.control[:, 16].mean((0, 1)).tolist() == [1.0, 1.0]
