@@ -19,7 +19,8 @@ SOURCES := ecomap data_prep tests $(wildcard benchmarks notebooks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types fix evaluate-tiny bench bench-train check-prep \
+.PHONY: help install demo test check lint types fix evaluate-tiny bench bench-train bench-evolve \
+  evolve-tiny check-prep \
   check-sd3-medium check-train train-tiny clean
 
 help: ## list the targets
@@ -68,6 +69,12 @@ bench: $(STAMP) ## speed and memory of the evaluation against the usual ways
 bench-train: $(STAMP) ## speed of training against EcoMapper's way and the usual loop, on DATASET
 	$(BIN)/python -m benchmarks.train $(DATASET) --output runs/bench_train.json
 
+bench-evolve: $(STAMP) ## speed of a sequence against the stock ControlNet pipeline
+	$(BIN)/python -m benchmarks.evolve --output runs/bench_evolve.json
+
+evolve-tiny: $(STAMP) ## skill of the shipped bundle from a start month, on held-out blocks of DATASET
+	$(BIN)/python -m benchmarks.evolve_skill $(DATASET) --bundle ecomap-tiny --output runs/evolve_skill
+
 check-sd3-medium: $(STAMP) ## one LoRA and one ControlNet step at the size of Stable Diffusion 3 medium
 	$(BIN)/python -m benchmarks.sd3_medium --output runs/sd3_medium.json
 
@@ -78,10 +85,11 @@ check-prep: $(STAMP) ## kill a preparation at 20 moments, compare bytes, and mea
 	$(BIN)/python -m tests.kill_prep $(ITEMS)
 	$(BIN)/python -m benchmarks.prep --output runs/prep.json
 
-train-tiny: $(STAMP) ## train the shipped bundle again: autoencoder, transformer, feature network
+train-tiny: $(STAMP) ## train the shipped bundle again, one network after the other
 	$(BIN)/ecomap train configs/tiny/autoencoder.yaml --output runs/autoencoder
 	$(BIN)/ecomap train configs/tiny/base.yaml --output runs/base
 	$(BIN)/ecomap train configs/tiny/features.yaml --output runs/features
+	$(BIN)/ecomap train configs/tiny/evolve.yaml --output runs/evolve
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

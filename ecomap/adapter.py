@@ -9,7 +9,6 @@ References:
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -51,6 +50,7 @@ from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle
 from ecomap.model_card import README_FILE
 from ecomap.schema import write_json
 from ecomap.transformer_config import LoraTarget
+from ecomap.whole_folders import written_whole
 
 TARGET_MODULES: dict[LoraTarget, tuple[str, ...]] = {
     "image": tuple(
@@ -169,7 +169,7 @@ def save_adapter(
     """Write an adapter, whole or not at all.
 
     Args:
-        folder: Where to; an adapter there is replaced.
+        folder: Where to; an adapter there is replaced, and what else lies with it stays.
         transformer: Its LoRA is saved, if it has one.
         card: Facts about it; ``parts`` is filled in.
         extra: Parameters of the transformer that were trained whole, by name.
@@ -179,48 +179,36 @@ def save_adapter(
 
     Raises:
         BundleError: If there is nothing to save, or ``folder`` holds something else.
+        DataError: If the disk has no room; ``folder`` is as it was.
     """
     if folder.exists() and not (folder / ADAPTER_FILE).is_file() and any(folder.iterdir()):
         raise BundleError(
             f"{folder} holds something that is no adapter. Give a folder that is new or empty."
         )
-    temporary = folder.with_name(f".tmp_{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if getattr(transformer, "peft_config", None):
-        layers = {
-            PREFIX + name: _stored(tensor, dtype)
-            for name, tensor in get_peft_model_state_dict(transformer).items()
-        }
-        settings = {PREFIX + name: value for name, value in lora_metadata(transformer).items()}
-        # As diffusers writes it, less its second key: safetensors stores several in random order.
-        text = json.dumps(settings, indent=2, sort_keys=True)
-        save_file(layers, temporary / LORA_FILE, metadata={LORA_ADAPTER_METADATA_KEY: text})
-    if extra:
-        save_file({n: _stored(t, dtype) for n, t in extra.items()}, temporary / LAYERS_FILE)
-    if climate_encoder is not None:
-        stored = deepcopy(climate_encoder)
-        nn.Module.to(stored, dtype)  # diffusers' own warns of layers that it would not convert
-        stored.save_pretrained(temporary / CLIMATE_ENCODER_FOLDER, safe_serialization=True)
-    for name, encoder in zip(TEXT_ENCODER_FOLDERS, text_encoders or (), strict=False):
-        encoder.save_pretrained(temporary / name)
-    for path in temporary.glob("*/config.json"):
-        # Where a part came from is a path of the machine that trained it.
-        config = json.loads(path.read_text())
-        write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
-    parts = tuple(sorted(path.name for path in temporary.iterdir()))
-    if not parts:
-        shutil.rmtree(temporary)
-        raise BundleError(f"The adapter {card.name!r} has no weights. Train something of it first.")
-    card = card.model_copy(update={"parts": parts})
-    write_adapter_card(temporary, card)
-    (temporary / README_FILE).write_text(adapter_readme(card))
-    former = folder.with_name(f".tmp_former_{folder.name}")
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        folder.rename(former)
-    temporary.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
+    own = (LORA_FILE, LAYERS_FILE, CLIMATE_ENCODER_FOLDER, *TEXT_ENCODER_FOLDERS)
+    with written_whole(folder, replaces=own) as temporary:
+        if getattr(transformer, "peft_config", None):
+            _save_lora(transformer, temporary / LORA_FILE, dtype)
+        if extra:
+            save_file({n: _stored(t, dtype) for n, t in extra.items()}, temporary / LAYERS_FILE)
+        if climate_encoder is not None:
+            stored = deepcopy(climate_encoder)
+            nn.Module.to(stored, dtype)  # diffusers' own warns of layers that it would not convert
+            stored.save_pretrained(temporary / CLIMATE_ENCODER_FOLDER, safe_serialization=True)
+        for name, encoder in zip(TEXT_ENCODER_FOLDERS, text_encoders or (), strict=False):
+            encoder.save_pretrained(temporary / name)
+        for path in temporary.glob("*/config.json"):
+            # Where a part came from is a path of the machine that trained it.
+            config = json.loads(path.read_text())
+            write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
+        parts = tuple(sorted(path.name for path in temporary.iterdir()))
+        if not parts:
+            raise BundleError(
+                f"The adapter {card.name!r} has no weights. Train something of it first."
+            )
+        card = card.model_copy(update={"parts": parts})
+        write_adapter_card(temporary, card)
+        (temporary / README_FILE).write_text(adapter_readme(card))
 
 
 def load_adapter(bundle: Bundle, name_or_path: str | Path, *, scale: float = 1.0) -> Bundle:
@@ -285,6 +273,20 @@ def merge_adapter(bundle: Bundle, name_or_path: str | Path, *, scale: float = 1.
     said = {"merged": {"base": bundle.identity, "adapter": dict(merged.adapter)}}
     card = merged.card.model_copy(update={"training": merged.card.training | said})
     return replace(merged, card=card)
+
+
+def _save_lora(transformer: SD3Transformer2DModel, path: Path, dtype: torch.dtype) -> None:
+    """Write a transformer's LoRA as diffusers does, less its second key of metadata.
+
+    safetensors stores several in random order.
+    """
+    layers = {
+        PREFIX + name: _stored(tensor, dtype)
+        for name, tensor in get_peft_model_state_dict(transformer).items()
+    }
+    settings = {PREFIX + name: value for name, value in lora_metadata(transformer).items()}
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    save_file(layers, path, metadata={LORA_ADAPTER_METADATA_KEY: text})
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from ecomap.model import Bundle
 from ecomap.prompt import MASKS, Prompt, draw_prompt
 from ecomap.samples import Samples, validation_prompt
 from ecomap.schema import TileRecord
-from ecomap.training_draws import DrawSettings, Sampler, StepDraw, draw_noise
+from ecomap.training_draws import DrawSettings, Sampler, StepDraw, draw_holes, draw_noise
 from ecomap.transformer_config import TrainConfig
 from ecomap.validation import HeldOutRows
 
@@ -65,6 +65,11 @@ def training_batch(
             index.tolist(), variants, drawn.has_text.tolist(), strict=True
         )
     ]
+    holes = None
+    control = config.learn.controlnet if config.learn else None
+    if control is not None and control.holes:
+        cells = (samples.latents.shape[1], samples.latents.shape[2])
+        holes = draw_holes(config.seed, drawn.step, drawn.row, cells, share=control.holes)
     null_tokens = ramped_null_tokens(bundle.card.t5_null_tokens, config.null_ramp, drawn.step)
     return _batch(
         bundle,
@@ -74,6 +79,7 @@ def training_batch(
         variant=drawn.variant,
         reference=drawn.reference,
         has_control=drawn.has_control,
+        holes=holes,
         noise=draw_noise(config.seed, drawn.step, drawn.row, samples.latents.shape),
         sigma=drawn.sigma,
         climate=climate,
@@ -113,6 +119,7 @@ def _batch(
     reference: Tensor,
     has_control: Tensor,
     null_tokens: float,
+    holes: Tensor | None = None,
     **rest: Any,
 ) -> FlowBatch:
     """Gather what is kept of some samples."""
@@ -125,7 +132,9 @@ def _batch(
         text = tokenize(prompts, bundle.tokenizers, bundle.tokenizer_3, t5_tokens=length)
     control = None
     if samples.control is not None:
-        control = samples.control.read(where, reference.numpy(), kind, has_control.numpy())
+        control = samples.control.read(
+            where, reference.numpy(), kind, has_control.numpy(), holes=holes
+        )
     return FlowBatch(
         clean=samples.latents.read(where, kind),
         weights=samples.latents.weights(where, kind),

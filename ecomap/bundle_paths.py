@@ -10,6 +10,9 @@ BUNDLES_FOLDER = Path(__file__).parent / "bundles"
 INDEX_FILE = "model_index.json"
 """The file that makes a folder a bundle: diffusers' list of its parts."""
 
+CONTROLNET_FOLDER = "controlnet"
+"""Folder in a bundle with the ControlNet that ships with it."""
+
 ADAPTER_FILE = "adapter.json"
 """The file that makes a folder an adapter: its card."""
 

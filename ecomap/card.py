@@ -38,6 +38,9 @@ class BundleCard(BaseModel):
     doors: tuple[Door, ...] = ("text",)
     trained_variables: tuple[str, ...] = tuple(CLIMATE)
     """Climate variables that its training data know; others have no effect."""
+    trained_anomalies: bool = False
+    """Whether its training data know how a month differs from its normals. Where they do not, a
+    month's values stand for its climate, in training and in sampling."""
     min_land_frac: float = Field(default=0.0, ge=0, le=1)
     """Least fraction of land in the tiles that it was trained on."""
     t5_null_tokens: int = Field(default=256, ge=0)

@@ -5,8 +5,6 @@ leaves those before it as they were. What its tensors are is said in `ecomap.tra
 """
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +17,10 @@ from torch import Tensor
 from ecomap.errors import DataError
 from ecomap.schema import write_json
 from ecomap.training_state import AVERAGES, WEIGHTS
+from ecomap.whole_folders import TEMPORARY_PREFIX, written_whole
 
 TENSORS_FILE = "state.safetensors"
 STATE_FILE = "state.json"
-TEMPORARY_PREFIX = ".tmp_"
-"""Of what is being written or removed."""
 
 
 def name_of(step: int) -> str:
@@ -44,22 +41,13 @@ def save_checkpoint(
         keep: Number of newest checkpoints that stay.
 
     Raises:
-        OSError: If the disk is full or fails; the other checkpoints are as they were.
+        DataError: If the disk is full; the other checkpoints are as they were.
+        OSError: If the disk fails otherwise; likewise.
     """
-    temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    with written_whole(folder, num_bytes=num_bytes) as temporary:
         save_file(dict(tensors), temporary / TENSORS_FILE)
         write_json(temporary / STATE_FILE, state)
-        for path in (*temporary.iterdir(), temporary):
-            _bring_to_disk(path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        raise _disk_error(error, folder, num_bytes) from None
-    temporary.rename(folder)
-    _bring_to_disk(folder.parent)
     best = name_of(state["best"]["step"]) if state.get("best") else None
     for old in _checkpoints(folder.parent)[:-keep]:
         if old.name != best:
@@ -128,31 +116,6 @@ def _remove(checkpoint: Path) -> None:
     doomed = checkpoint.with_name(f"{TEMPORARY_PREFIX}old_{checkpoint.name}")
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _bring_to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _disk_error(error: Exception, folder: Path, num_bytes: int) -> Exception:
-    """The disk's complaint with how much there was to write; safetensors gives it in words."""
-    said = re.search(r"os error (\d+)", str(error))
-    code = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-    if code is None:
-        return error
-    existing = next(path for path in folder.parents if path.exists())
-    return OSError(
-        code,
-        f"{os.strerror(code)} (it takes {num_bytes / 1e6:.1f} MB, and "
-        f"{shutil.disk_usage(existing).free / 1e6:.1f} MB are free; the checkpoints before it are "
-        "intact)",
-        str(folder),
-    )
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

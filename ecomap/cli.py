@@ -43,7 +43,7 @@ class Door(TyperGroup):
             self._leave(f"error: {where} cannot be used: {error.strerror}.{hint}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             message = (
-                "interrupted. The same command goes on with a training, an import or a "
+                "interrupted. The same command goes on with a training, a sequence, an import or a "
                 "preparation where it stopped; images and pages are made again."
             )
             self._leave(message, EXIT_INTERRUPTED)
@@ -505,6 +505,92 @@ def generate(
         from ecomap.generate import generate
 
         result = generate(**given, progress=progress)
+    _finish(result, as_json)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  ecomap evolve --lat 46.5 --lon 9.5 --start-month 2012-07 --months 2012-01..2012-12
+  ecomap evolve --start tile.tif --start-month 2021-07 --climate series.csv \\
+      --months 2022-01..2023-12 --members 8
+  ecomap evolve --start data/bluemarble --tile ID --months 2012-01..2012-12 \\
+      --scenario configs/scenarios/plus_2c.yaml""".rstrip()
+)
+def evolve(
+    months: Annotated[
+        str, typer.Option(help="What is shown: 2030-01..2060-12, 2030..2060, or one month.")
+    ],
+    start: Annotated[
+        Path | None,
+        typer.Option(help="GeoTIFF, PNG, JSON of a record, or a dataset; else it is generated."),
+    ] = None,
+    tile: Annotated[str | None, typer.Option(help="Tile of a dataset.")] = None,
+    lat: Annotated[float | None, typer.Option(help="Latitude of the centre.")] = None,
+    lon: Annotated[float | None, typer.Option(help="Longitude of the centre.")] = None,
+    start_month: Annotated[str | None, typer.Option(help="YYYY-MM that the start shows.")] = None,
+    land_cover: Annotated[str | None, typer.Option(help="IGBP class: name or code.")] = None,
+    hidden: Annotated[
+        Path | None, typer.Option(help="Mask of the start: not 0 where it is not to be believed.")
+    ] = None,
+    elevation: Annotated[
+        Path | None, typer.Option(help="Elevation model; temperature follows the ground.")
+    ] = None,
+    climate: Annotated[
+        Path | None, typer.Option(help="Series of the place: CSV, NetCDF or Zarr.")
+    ] = None,
+    scenario: Annotated[
+        list[Path] | None, typer.Option(help="YAML file of a scenario; may be repeated.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Show every so-many-th month.")] = 1,
+    members: Annotated[int | None, typer.Option(help="Members of the ensemble.")] = None,
+    chain: Annotated[
+        bool | None, typer.Option("--chain", help="Begin each frame with the one before.")
+    ] = None,
+    seed: Seed = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance; 1 is none.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Solver, such as dpmpp_2m.")] = None,
+    doors: Annotated[
+        str | None, typer.Option(help="Ways of the climate: text, tokens, text,tokens or none.")
+    ] = None,
+    control_scale: Annotated[
+        float | None, typer.Option(help="Strength of the ControlNet; 0 is none.")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Overlap of windows in large scenes, 0 to 0.9.")
+    ] = None,
+    bundle: Annotated[str | None, typer.Option(help="Name or folder of a model bundle.")] = None,
+    controlnet: Annotated[
+        Path | None, typer.Option(help="ControlNet in place of the bundle's own.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Name or folder of an adapter of that bundle.")
+    ] = None,
+    device: Device = "auto",
+    output: OptionalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Take a place through months of climate: a georeferenced sequence from one start."""
+    from data_prep.scenarios import parse_months
+    from data_prep.timelines import open_timelines
+
+    shown = parse_months(months, every=every)
+    timelines = open_timelines(shown, scenarios=scenario or (), climate=climate)
+    how = _given(steps=steps, guidance=guidance, solver=solver, control_scale=control_scale)
+    given = _given(
+        start=start, tile=tile, lat=lat, lon=lon, start_month=start_month, land_cover=land_cover,
+        hidden=hidden, elevation=elevation, members=members, chain=chain, seed=seed,
+        overlap=overlap, bundle=bundle, controlnet=controlnet, adapter=adapter, device=device,
+        output=output,
+    )  # fmt: skip
+    with redirect_stdout(sys.stderr):
+        from ecomap.evolution import EvolveSettings, parse_doors
+        from ecomap.evolve import evolve
+
+        if doors is not None:
+            how["doors"] = parse_doors(doors)
+        result = evolve(timelines, settings=EvolveSettings(**how), **given)
     _finish(result, as_json)
 
 

@@ -73,7 +73,7 @@ def climate_features(record: TileRecord) -> ClimateFeatures:
     calendar = (record.month_index + np.arange(-SERIES_MONTHS + 1, 1)) % 12
     for index, name in enumerate(CLIMATE):
         normals = getattr(record, f"{name}_normals")
-        series = _series(record, name)
+        series = monthly_series(record, name)
         # Without normals the value itself is the best that is known of the place's climate.
         climatology = series if normals is None else _array(normals)[calendar]
         values[:, index, 0] = transform(name, climatology)
@@ -86,9 +86,24 @@ def climate_features(record: TileRecord) -> ClimateFeatures:
     return ClimateFeatures(np.where(known, values, 0.0).astype(np.float32), known)
 
 
+def monthly_series(record: TileRecord, name: str) -> np.ndarray:
+    """History and own month ``(SERIES_MONTHS,)``, oldest first, NaN where not known."""
+    history = getattr(record, f"{name}_history") or (None,) * (SERIES_MONTHS - 1)
+    return _array((*history, getattr(record, name)))
+
+
 def known_variables(records: Sequence[TileRecord]) -> tuple[str, ...]:
     """Variables that at least one of the records knows in its own month."""
     return tuple(n for n in CLIMATE if any(getattr(r, n) is not None for r in records))
+
+
+def knows_anomalies(records: Sequence[TileRecord]) -> bool:
+    """Whether at least one of the records knows how its month differs from the normals."""
+    return any(
+        record.climate_kind == "observed"
+        and any(getattr(record, f"{name}_normals") is not None for name in CLIMATE)
+        for record in records
+    )
 
 
 @dataclass(frozen=True)
@@ -220,12 +235,6 @@ def _one(
         new = max(new, variable.minimum)
     check_climate(field, new, variable=variable)
     return new
-
-
-def _series(record: TileRecord, name: str) -> np.ndarray:
-    """History and own month, ``(SERIES_MONTHS,)``, NaN where not known."""
-    history = getattr(record, f"{name}_history") or (None,) * (SERIES_MONTHS - 1)
-    return _array((*history, getattr(record, name)))
 
 
 def _array(values: Sequence[float | None]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ecomap.adapter_card import merged_adapter
 from ecomap.card import DOORS
-from ecomap.controlnet import load_controlnet, read_controlnet_card
+from ecomap.controlnet import load_controlnet, load_edit_head, read_controlnet_card
 from ecomap.controls import ControlSpec, encode_control
 from ecomap.errors import BundleError, RequestError
 from ecomap.imagery import read_image
@@ -88,6 +88,7 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
         BundleError: If the folder holds none, or one of another base.
     """
     controlnet, spec = load_controlnet(folder, bundle.transformer)
+    head = load_edit_head(folder).to(controlnet.device) if spec.edit else None
     told = read_controlnet_card(folder)
     _check_adapter(bundle, folder, told.get("base") or {})
     if not told.get("uses_t5", True):
@@ -100,11 +101,18 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
         encoder = load_climate_encoder(folder / CLIMATE_ENCODER_FOLDER).to(bundle.device)
         known = told.get("trained_variables", bundle.card.trained_variables)
         changes |= {"doors": DOORS, "trained_variables": tuple(known)}
-    for network in (controlnet, encoder):
+    for network in (controlnet, encoder, head):
         if network is not None:
             network.eval().requires_grad_(False)
     card = bundle.card.model_copy(update=changes)
-    return replace(bundle, controlnet=controlnet, control=spec, climate_encoder=encoder, card=card)
+    return replace(
+        bundle,
+        controlnet=controlnet,
+        control=spec,
+        edit_head=head,
+        climate_encoder=encoder,
+        card=card,
+    )
 
 
 def _check_adapter(bundle: Bundle, folder: Path, base: Mapping[str, str]) -> None:

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
+from ecomap.climate_maps import MAP_CHANNELS, climate_maps
 from ecomap.controls import EDGE_CHANNELS, ControlSpec, edge_cells, look_of, prepare_control
 from ecomap.detectors import open_detector
-from ecomap.frame_variants import Variants
+from ecomap.frame_variants import Place, Variants, cut, place_of, window_size
 from ecomap.frame_windows import file_order, list_windows
 from ecomap.imagery import FrameReader
 from ecomap.kept_rows import KeptRows, fill
-from ecomap.latent_cache import LatentTable
+from ecomap.latent_cache import WHOLE_TILES, LatentTable
 from ecomap.references import NONE, References
 from ecomap.schema import TileRecord
 
@@ -32,6 +33,7 @@ class ControlTable:
         references: References,
         latents: LatentTable,
         *,
+        variants: Variants = WHOLE_TILES,
         edges: Mapping[str, Cells] | None = None,
     ) -> None:
         """Take what is kept of the frames that may be references.
@@ -40,11 +42,13 @@ class ControlTable:
             spec: What the ControlNet sees.
             references: Of the records that are trained on.
             latents: Of the pool of references, as the control image shows them.
+            variants: Windows and flips of records.
             edges: Edge channels of the pool by name.
         """
         self.spec = spec
         self.references = references
         self._latents = latents
+        self._variants = variants
         self._edges = dict(edges or {})
 
     def read(
@@ -53,6 +57,8 @@ class ControlTable:
         reference: NDArray[np.float64],
         variant: NDArray[np.int64],
         has_control: NDArray[np.bool_],
+        *,
+        holes: Tensor | None = None,
     ) -> Tensor:
         """Controls of some samples.
 
@@ -62,6 +68,7 @@ class ControlTable:
             variant: Windows and flips ``(B,)``; a reference gets that of its target.
             has_control: Where it is false ``(B,)``, and for records without a reference, the
                 control is empty.
+            holes: Cells of each reference that are hidden, bool ``(B, 1, h, w)``.
 
         Returns:
             float32 ``(B, C + extra, h, w)``.
@@ -69,14 +76,38 @@ class ControlTable:
         position, gap = self.references.choose(index, reference)
         has_any = has_control & (position != NONE)
         position = np.where(has_any, position, 0)
+        latents = self._latents.read(position, variant)
+        valid = self._latents.weights(position, variant)
+        shown = [self.references.pool[i] for i in position.tolist()]
+        maps = self._climate(index, shown, variant)
         return prepare_control(
             self.spec,
-            self._latents.read(position, variant),
-            valid=self._latents.weights(position, variant),
+            latents,
+            valid=valid if holes is None else valid.masked_fill(holes, 0.0),
             gap_months=torch.from_numpy(gap),
-            maps={name: cells(position, variant) for name, cells in self._edges.items()},
+            reference_month=torch.tensor([record.month_index + 1 for record in shown]),
+            maps=maps | {name: cells(position, variant) for name, cells in self._edges.items()},
             has_control=torch.from_numpy(has_any),
         )
+
+    def _climate(
+        self, index: NDArray[np.int64], shown: Sequence[TileRecord], variant: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        """Climate maps of some samples, in the windows and flips of their images."""
+        names = [name for name in self.spec.channels if name in MAP_CHANNELS]
+        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for i, reference, kind in zip(index.tolist(), shown, variant.tolist(), strict=True):
+            record = self.references.records[i]
+            cells = (record.height_px // LATENT_FACTOR, record.width_px // LATENT_FACTOR)
+            row, column, flip = place_of(record, kind, self._variants)
+            place = Place(row // LATENT_FACTOR, column // LATENT_FACTOR, flip)
+            height, width = window_size(record, self._variants)
+            size = (height // LATENT_FACTOR, width // LATENT_FACTOR)
+            for name, values in climate_maps(names, [record], [reference], cells).items():
+                found[name].append(cut(values[0, 0], place, size))
+        return {
+            name: torch.from_numpy(np.stack(each)[:, None].copy()) for name, each in found.items()
+        }
 
 
 def references_of(
@@ -92,6 +123,7 @@ def references_of(
     return References(
         records,
         max_gap_months=spec.max_gap_months,
+        min_gap_months=spec.min_gap_months,
         wrap_year=spec.wrap_year,
         max_cloud_frac=spec.max_reference_cloud_frac,
         pool=pool,
@@ -128,7 +160,7 @@ def open_control(
     latents = keep(pool, variants=variants, look=look_of(spec, weights))
     names: list[str] = [name for name in spec.channels if name in EDGE_CHANNELS]
     edges = {name: kept_edges(name, pool, folder, cache, variants=variants) for name in names}
-    return ControlTable(spec, references, latents, edges=edges)
+    return ControlTable(spec, references, latents, variants=variants, edges=edges)
 
 
 def kept_edges(

@@ -11,9 +11,9 @@ References:
 
 import inspect
 import json
-import shutil
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from ecomap.bundle_paths import ADAPTER_FILE
 from ecomap.climate_encoder import ClimateEncoder
 from ecomap.conditions import Condition
 from ecomap.controls import ControlSpec
+from ecomap.edit import EditHead
 from ecomap.errors import BundleError, ConfigError
 from ecomap.model import CLIMATE_ENCODER_FOLDER
 from ecomap.schema import describe_validation, write_json
 from ecomap.solver import NUM_TRAIN_TIMESTEPS
+from ecomap.whole_folders import written_whole
 
+EDIT_FOLDER = "edit_head"
 CONTROL_FILE = "ecomap_control.json"
 """What the control's channels are, and the base that the ControlNet stands beside."""
 
@@ -89,7 +92,19 @@ def build_controlnet(
     return _ready(controlnet.to(transformer.device))
 
 
-def control_residuals(
+@dataclass(frozen=True)
+class ControlOutput:
+    """What a ControlNet says of noisy latents."""
+
+    residuals: list[Tensor]
+    """What it adds after the blocks of its base: image tokens ``(B, N, D)``, one tensor a block."""
+    tokens: Tensor
+    """Image tokens after its last block ``(B, N, D)``."""
+    embedding: Tensor
+    """Of noise level and pooled condition ``(B, D)``."""
+
+
+def run_controlnet(
     controlnet: SD3ControlNetModel,
     noisy: Tensor,
     control: Tensor,
@@ -97,7 +112,7 @@ def control_residuals(
     condition: Condition,
     *,
     scale: float = 1.0,
-) -> list[Tensor]:
+) -> ControlOutput:
     """What a ControlNet adds after the blocks of its base.
 
     The stock forward pass, but attention hears of absent tokens and of tokens that stand for many.
@@ -109,9 +124,6 @@ def control_residuals(
         sigma: Noise level of each sample ``(B,)``.
         condition: What the transformer is told.
         scale: Factor of the residuals.
-
-    Returns:
-        Image tokens ``(B, N, D)``, one tensor a block of the ControlNet.
 
     Raises:
         BundleError: If the control has other channels or another size than the ControlNet reads.
@@ -137,7 +149,7 @@ def control_residuals(
         else:
             context, image = block(image, context, embedding, joint_attention_kwargs=arguments)
         residuals.append(outlet(image) * scale)
-    return residuals
+    return ControlOutput(residuals, image, embedding)
 
 
 def save_controlnet(
@@ -147,42 +159,43 @@ def save_controlnet(
     folder: Path,
     *,
     base: SD3Transformer2DModel,
+    edit_head: EditHead | None = None,
     climate_encoder: ClimateEncoder | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a ControlNet so that diffusers and `load_controlnet` read it.
+    """Write a ControlNet so that diffusers and `load_controlnet` read it, whole or not at all.
 
     Args:
         controlnet: A LoRA on it is merged into what is written.
         spec: What it was trained on.
         card: Facts for readers, as JSON: name, version, base, training, licence.
-        folder: Where to; files of a former ControlNet there are replaced.
+        folder: Where to; a former ControlNet there is replaced, and what else lies with it stays.
         base: The transformer that it stands beside.
+        edit_head: Where ``spec.edit`` says so.
         climate_encoder: If it was trained too.
         dtype: Of the stored weights.
+
+    Raises:
+        DataError: If the disk has no room; ``folder`` is as it was.
     """
     # The method of diffusers warns of every change of precision.
     whole = nn.Module.to(deepcopy(controlnet), torch.float32)
     if getattr(whole, "peft_config", None):
         whole.fuse_lora()
         whole.unload_lora()
-    temporary = folder / "unfinished"
-    shutil.rmtree(temporary, ignore_errors=True)
-    nn.Module.to(whole, dtype).save_pretrained(temporary, safe_serialization=True)
-    if climate_encoder is not None:
-        encoder = nn.Module.to(deepcopy(climate_encoder), dtype)
-        encoder.save_pretrained(temporary / CLIMATE_ENCODER_FOLDER, safe_serialization=True)
-    for path in temporary.rglob("config.json"):
-        # Where a part was loaded from is a path of the machine that trained it.
-        config = json.loads(path.read_text())
-        write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
-    (folder / CONTROL_FILE).unlink(missing_ok=True)  # without it, nothing here counts
-    shutil.rmtree(folder / CLIMATE_ENCODER_FOLDER, ignore_errors=True)
-    for path in sorted(temporary.iterdir()):
-        path.replace(folder / path.name)
-    temporary.rmdir()
     described = {"control": spec.model_dump(mode="json"), "base_marks": _marks(base)}
-    write_json(folder / CONTROL_FILE, described | {"card": dict(card)})
+    beside = {CLIMATE_ENCODER_FOLDER: climate_encoder, EDIT_FOLDER: edit_head}
+    with written_whole(folder, replaces=("diffusion_pytorch_model*", *beside)) as temporary:
+        nn.Module.to(whole, dtype).save_pretrained(temporary, safe_serialization=True)
+        for name, network in beside.items():
+            if network is not None:
+                part = nn.Module.to(deepcopy(network), dtype)
+                part.save_pretrained(temporary / name, safe_serialization=True)
+        for path in temporary.rglob("config.json"):
+            # Where a part was loaded from is a path of the machine that trained it.
+            config = json.loads(path.read_text())
+            write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
+        write_json(temporary / CONTROL_FILE, described | {"card": dict(card)})
 
 
 def load_controlnet(
@@ -219,6 +232,27 @@ def load_controlnet(
         )
     _check_base(folder, controlnet, transformer, marks)
     return _ready(controlnet.to(transformer.device)), spec
+
+
+def load_edit_head(folder: Path) -> EditHead:
+    """The edit head of a ControlNet that was saved with one, in float32 on the CPU.
+
+    Raises:
+        BundleError: If there is none, or it is damaged.
+    """
+    try:
+        head, found = EditHead.from_pretrained(
+            folder / EDIT_FOLDER, local_files_only=True, output_loading_info=True
+        )
+        if strays := [*found["missing_keys"], *found["unexpected_keys"]]:
+            raise ValueError(f"weights {strays[0]} missing or unknown")
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise BundleError(
+            f"{folder / EDIT_FOLDER} cannot be loaded as an edit head: {error}. Restore it, or "
+            "train the ControlNet again."
+        ) from None
+    whole: EditHead = head
+    return whole
 
 
 def read_controlnet_card(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from ecomap.transformer_config import ControlChannel, ControlImage, ControlNetCo
 EDGE_CHANNELS = tuple(name for name in get_args(ControlChannel) if name in DETECTORS)
 """Channels that a detector makes."""
 
+MIN_VALID = 0.5
+"""Share of valid pixels below which a cell of a reference is not shown."""
+
 
 class ControlSpec(BaseModel):
     """What the channels of a control are; saved beside the ControlNet that was trained on it."""
@@ -35,10 +38,14 @@ class ControlSpec(BaseModel):
     """Channels beside them, in their order."""
     max_gap_months: int = Field(default=6, gt=0)
     """Most months between a reference and its target."""
+    min_gap_months: int = Field(default=1, ge=0)
+    """Fewest months between them; at 0 a month may be its own reference."""
     wrap_year: bool = False
     """Whether months form a circle; else a reference is earlier than its target."""
     max_reference_cloud_frac: float = Field(default=1.0, gt=0, le=1)
     """Most cloud of a reference in training."""
+    edit: bool = False
+    """Whether the ControlNet changes its reference in place of making an image anew."""
 
     @classmethod
     def from_config(cls, config: ControlNetConfig) -> Self:
@@ -50,6 +57,11 @@ class ControlSpec(BaseModel):
         """Number of channels beside the latents."""
         return len(self.channels)
 
+    @property
+    def valid_channel(self) -> int:
+        """Place of reference_valid among the extra channels."""
+        return self.channels.index("reference_valid")
+
 
 def prepare_control(
     spec: ControlSpec,
@@ -57,6 +69,7 @@ def prepare_control(
     *,
     valid: Tensor | None = None,
     gap_months: Tensor | None = None,
+    reference_month: Tensor | None = None,
     maps: Mapping[str, Tensor] | None = None,
     has_control: Tensor | None = None,
 ) -> Tensor:
@@ -67,8 +80,12 @@ def prepare_control(
         image_latents: Latents of the control image ``(B, C, h, w)``: the mode, after shift and
             scale (`ecomap.latents.encode`).
         valid: Share of valid pixels of each cell of the reference ``(B, 1, h, w)``, in [0, 1].
-        gap_months: Months from the reference to its target ``(B,)``.
-        maps: Values by channel, each ``(B, 1, h, w)`` in [0, 1] (`cell_means`).
+            Where the channel reference_valid is read, cells of less than half are seen as zero.
+        gap_months: Months from the reference to its target ``(B,)``, or of each cell
+            ``(B, 1, h, w)``.
+        reference_month: Calendar month of the reference, 1 to 12, shaped likewise.
+        maps: Values by channel, each ``(B, 1, h, w)``: edges in [0, 1] (`cell_means`), climate in
+            the units of `ecomap.climate_maps`.
         has_control: bool ``(B,)``: whose control is there; by default all. An empty control is
             zero throughout.
 
@@ -79,27 +96,37 @@ def prepare_control(
         RequestError: If a channel of the spec is not given, or has another size.
     """
     count, _, height, width = image_latents.shape
+    cells = (count, 1, height, width)
     given = dict(maps or {})
     if valid is not None:
         given["reference_valid"] = valid
     if gap_months is not None:
-        share = gap_months.float()[:, None, None, None] / spec.max_gap_months
-        given["months_gap"] = share.expand(count, 1, height, width)
+        given["months_gap"] = _per_cell(gap_months, cells) / spec.max_gap_months
+    if reference_month is not None:
+        season = _per_cell(reference_month, cells) * (2 * torch.pi / 12)
+        given |= {"reference_sin": season.sin(), "reference_cos": season.cos()}
     parts = [image_latents]
     for name in spec.channels:
-        expected = (count, 1, height, width)
-        if name not in given or given[name].shape != expected:
+        if name not in given or given[name].shape != cells:
             found = "is missing" if name not in given else f"has shape {tuple(given[name].shape)}"
             raise RequestError(
-                f"Control channel {name} {found}; expected shape {expected}. Give all channels "
+                f"Control channel {name} {found}; expected shape {cells}. Give all channels "
                 f"that the ControlNet was trained on: {', '.join(spec.channels)}."
             )
         parts.append(given[name])
+    if valid is not None and "reference_valid" in spec.channels:
+        parts[0] = image_latents.masked_fill(valid.to(image_latents) < MIN_VALID, 0.0)
     control = torch.cat([part.float().to(image_latents.device) for part in parts], dim=1)
     if has_control is None:
         return control
     # Not a product with 0, which would keep what is not finite.
     return control.masked_fill(~has_control.to(control.device)[:, None, None, None], 0.0)
+
+
+def _per_cell(values: Tensor, cells: tuple[int, int, int, int]) -> Tensor:
+    """A value a sample ``(B,)`` for all of its cells; values a cell as they are."""
+    values = values.float()
+    return (values[:, None, None, None] if values.ndim == 1 else values).expand(cells)
 
 
 @torch.no_grad()

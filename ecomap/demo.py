@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes, parse_change
+from ecomap.denoiser import computing
 from ecomap.figures import axis_label, climate_response, response_sweep
 from ecomap.indices import land_indices
 from ecomap.model import Bundle, load_bundle
@@ -28,7 +29,7 @@ from ecomap.normals import SOURCE, open_normals
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet, synthetic_name, write_png
 from ecomap.page import UNKNOWN, Figure, Section, Table, write_page
 from ecomap.request import place_record
-from ecomap.sample import GUIDANCE, SOLVER, STEPS, Progress, computing, generate_images
+from ecomap.sample import GUIDANCE, SOLVER, STEPS, Progress, generate_images
 from ecomap.schema import CLIMATE, TileRecord, Values, unique, write_json
 from ecomap.versions import versions
 

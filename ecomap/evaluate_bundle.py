@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL
 
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.card import BundleCard, Door, training_digests
+from ecomap.denoiser import computing
 from ecomap.errors import RequestError
 from ecomap.image_store import (
     IMAGES_FOLDER,
@@ -30,7 +31,7 @@ from ecomap.latents import decode, encode, to_image, to_pixels
 from ecomap.model import Bundle
 from ecomap.outputs import SYNTHETIC_STATEMENT
 from ecomap.places import places_digest, shuffle_climate
-from ecomap.sample import SOLVER, computing, generate_images, known_to, prompt_of
+from ecomap.sample import SOLVER, generate_images, known_to, prompt_of
 from ecomap.schema import TileRecord, write_dataset
 from ecomap.tiles import Frame, ImageSet, ScoredTile, SetKind
 from ecomap.versions import versions

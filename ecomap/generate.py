@@ -14,6 +14,7 @@ from ecomap.adapter import load_adapter
 from ecomap.card import BundleCard
 from ecomap.climate import apply_changes
 from ecomap.control_request import ControlRequest, check_control_options, open_control_request
+from ecomap.denoiser import computing
 from ecomap.errors import RequestError
 from ecomap.image_store import as_made
 from ecomap.model import Bundle, load_bundle, lost_tokens
@@ -32,7 +33,6 @@ from ecomap.sample import (
     SOLVER,
     STEPS,
     Progress,
-    computing,
     generate_images,
     known_to,
     prompt_of,

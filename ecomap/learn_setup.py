@@ -16,8 +16,9 @@ from ecomap.build import build_bundle, initialise
 from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder
-from ecomap.controlnet import build_controlnet, freeze_unused, load_controlnet
+from ecomap.controlnet import build_controlnet, freeze_unused, load_controlnet, load_edit_head
 from ecomap.controls import ControlSpec
+from ecomap.edit import EditHead
 from ecomap.errors import ConfigError
 from ecomap.learner import FlowLearner
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, is_hub_id, load_bundle
@@ -125,17 +126,22 @@ def with_controlnet(bundle: Bundle, config: ControlNetConfig, *, seed: int = 0) 
         ConfigError: If its settings are not those of the ControlNet to start from.
     """
     spec = ControlSpec.from_config(config)
+    head = None
     if config.start is not None:
         net, started = load_controlnet(config.start, bundle.transformer)
-        if (started.image, started.channels) != (spec.image, spec.channels):
+        same = ("image", "channels", "edit")
+        found, wanted = ({name: getattr(s, name) for name in same} for s in (started, spec))
+        if found != wanted:
             raise ConfigError(
-                f"{config.start} reads {started.image} and {list(started.channels)}; the config "
-                f"says {spec.image} and {list(spec.channels)}. Give both the same."
+                f"{config.start} has {found}; the config says {wanted}. Give both the same."
             )
+        head = load_edit_head(config.start) if spec.edit else None
     else:
         net = build_controlnet(
             bundle.transformer, num_layers=config.num_layers, extra_channels=spec.num_extra
         )
+    if spec.edit and head is None:
+        head = EditHead.beside(net, int(net.config.in_channels) + spec.valid_channel)
     if config.lora is not None:
         zero_parts = {
             name: parameter
@@ -147,7 +153,7 @@ def with_controlnet(bundle: Bundle, config: ControlNetConfig, *, seed: int = 0) 
         for parameter in zero_parts.values():
             parameter.requires_grad_(True)
         freeze_unused(net)
-    return replace(bundle, controlnet=net, control=spec)
+    return replace(bundle, controlnet=net, control=spec, edit_head=head)
 
 
 def make_learner(bundle: Bundle, config: TrainConfig, device: str) -> FlowLearner:
@@ -162,6 +168,7 @@ def make_learner(bundle: Bundle, config: TrainConfig, device: str) -> FlowLearne
         text_encoder_3=bundle.text_encoder_3 if text_in_loop else None,
         climate_encoder=bundle.climate_encoder,
         controlnet=bundle.controlnet,
+        edit_head=bundle.edit_head,
     )
     if config.quantise is not None:
         quantise_transformer(bundle.transformer, config.quantise)

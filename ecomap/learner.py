@@ -13,7 +13,8 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from ecomap.climate_encoder import ClimateBatch, ClimateEncoder
 from ecomap.conditions import Condition, TextEmbedding, TextIds, embed_text, join_condition
-from ecomap.controlnet import control_residuals
+from ecomap.controlnet import run_controlnet
+from ecomap.edit import EditHead, edit_velocity
 from ecomap.flow import add_noise, target_velocity
 from ecomap.model import predict_velocity
 from ecomap.rows import Rows
@@ -60,6 +61,7 @@ class FlowLearner(nn.Module):
         text_encoder_3: T5EncoderModel | None = None,
         climate_encoder: ClimateEncoder | None = None,
         controlnet: SD3ControlNetModel | None = None,
+        edit_head: EditHead | None = None,
     ) -> None:
         """Take the networks as they are.
 
@@ -69,6 +71,7 @@ class FlowLearner(nn.Module):
             text_encoder_3: T5; ``None`` where there is none, or batches hold embeddings.
             climate_encoder: ``None`` for text alone.
             controlnet: ``None`` for none.
+            edit_head: Where the ControlNet edits its reference.
         """
         super().__init__()
         self.transformer = transformer
@@ -78,6 +81,7 @@ class FlowLearner(nn.Module):
         self.text_encoder_3 = text_encoder_3
         self.climate_encoder = climate_encoder
         self.controlnet = controlnet
+        self.edit_head = edit_head
 
     def forward(self, batch: FlowBatch) -> Tensor:
         """Rectified-flow loss of each sample ``(B,)``: mean over latents of weighted squares.
@@ -112,8 +116,41 @@ class FlowLearner(nn.Module):
     def velocity(
         self, noisy: Tensor, sigma: Tensor, condition: Condition, control: Tensor | None = None
     ) -> Tensor:
-        """Velocity at noisy latents, with the ControlNet's residuals where there is a control."""
-        residuals = None
-        if self.controlnet is not None and control is not None:
-            residuals = control_residuals(self.controlnet, noisy, control, sigma, condition)
-        return predict_velocity(self.transformer, noisy, sigma, condition, residuals=residuals)
+        """Velocity at noisy latents; where there is a control, as its ControlNet has it."""
+        if self.controlnet is None or control is None:
+            return predict_velocity(self.transformer, noisy, sigma, condition)
+        return controlled_velocity(
+            self.transformer, self.controlnet, self.edit_head, noisy, control, sigma, condition
+        )
+
+
+def controlled_velocity(
+    transformer: SD3Transformer2DModel,
+    controlnet: SD3ControlNetModel,
+    edit_head: EditHead | None,
+    noisy: Tensor,
+    control: Tensor,
+    sigma: Tensor,
+    condition: Condition,
+    *,
+    scale: float = 1.0,
+) -> Tensor:
+    """Velocity with a ControlNet, in training and in sampling.
+
+    Args:
+        transformer: The base.
+        controlnet: Beside it.
+        edit_head: Where the ControlNet edits its reference; ``None`` where it only adds residuals.
+        noisy: Noisy latents ``(B, C, h, w)``.
+        control: ``(B, C + extra, h, w)`` of `ecomap.controls.prepare_control`.
+        sigma: Noise level of each sample ``(B,)``.
+        condition: What both networks are told.
+        scale: Factor of all that the ControlNet does.
+    """
+    output = run_controlnet(controlnet, noisy, control, sigma, condition, scale=scale)
+    velocity = predict_velocity(transformer, noisy, sigma, condition, residuals=output.residuals)
+    if edit_head is None:
+        return velocity
+    edit = edit_head(output.tokens, output.embedding, control)
+    reference = control[:, : noisy.shape[1]]
+    return edit_velocity(velocity, noisy, sigma, reference, edit, scale=scale)

@@ -96,9 +96,10 @@ def optimise(
 
     Raises:
         ConfigError: If another run works in the folder, or what learns is not in float32.
-        DataError: If the newest checkpoint is damaged or does not fit.
+        DataError: If the newest checkpoint is damaged or does not fit, or the disk is full.
+            Checkpoints stay as they were.
         DivergenceError: If a loss or a gradient is not finite. The last checkpoint stays.
-        OSError: If the disk is full. Checkpoints stay as they were.
+        OSError: If the disk fails otherwise.
     """
     model, optimizer = prepare(accelerator, learner, _optimizer(learner, optim, accelerator))
     parameters = learning_parameters(learner)

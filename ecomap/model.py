@@ -36,11 +36,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ecomap.attention import use_biased_attention
-from ecomap.bundle_paths import bundle_path
+from ecomap.bundle_paths import CONTROLNET_FOLDER, bundle_path
 from ecomap.card import BundleCard, read_card, write_card
 from ecomap.climate_encoder import PLACE_FEATURE_NAMES, ClimateBatch, ClimateEncoder
 from ecomap.conditions import Condition, KeptTexts, embed_text, join_condition, tokenize
 from ecomap.controls import ControlSpec
+from ecomap.edit import EditHead
 from ecomap.errors import BundleError
 from ecomap.feature_network import FOLDER as FEATURE_NETWORK_FOLDER
 from ecomap.model_card import README_FILE, bundle_readme
@@ -49,6 +50,7 @@ from ecomap.schema import write_json
 from ecomap.silent_t5 import build_silent_t5, is_silent
 from ecomap.solver import NUM_TRAIN_TIMESTEPS
 from ecomap.versions import fingerprint
+from ecomap.whole_folders import written_whole
 
 CLIMATE_ENCODER_FOLDER = "climate_encoder"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -72,6 +74,8 @@ class Bundle:
     controlnet: SD3ControlNetModel | None = None
     control: ControlSpec | None = None
     """What the ControlNet's control is."""
+    edit_head: EditHead | None = None
+    """Where the ControlNet edits its reference."""
     texts: KeptTexts | None = None
     """Embeddings to look up in place of encoding: then the text encoders never run."""
     adapter: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +106,8 @@ class Bundle:
         if self.path.parent.name == "snapshots":
             return found | {"revision": self.path.name}
         files = [] if self.path == Path() else sorted(self.path.rglob("*"))
-        apart = self.path / FEATURE_NETWORK_FOLDER
-        files = [f for f in files if apart not in f.parents and f.name != README_FILE]
+        apart = {self.path / name for name in (FEATURE_NETWORK_FOLDER, CONTROLNET_FOLDER)}
+        files = [f for f in files if not apart.intersection(f.parents) and f.name != README_FILE]
         return found | {"sha256": fingerprint(files)}
 
     def modules(self) -> dict[str, nn.Module]:
@@ -225,14 +229,17 @@ def load_climate_encoder(folder: Path) -> ClimateEncoder:
 
 
 def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write a bundle so that the stock pipeline and `load_bundle` read it.
+    """Write a bundle so that the stock pipeline and `load_bundle` read it, whole or not at all.
 
     Args:
         bundle: Parts and card.
-        folder: Where to.
+        folder: Where to; a former bundle there is replaced, and what else lies with it stays.
         dtype: Of the stored weights of what diffusers loads: half precision halves the folder, and
             it loads as float32. Text encoders stay in float32: transformers loads them as they
             are, and the stock pipeline would mix the two.
+
+    Raises:
+        DataError: If the disk has no room; ``folder`` is as it was.
     """
     tokenizer_3, text_encoder_3 = bundle.tokenizer_3, bundle.text_encoder_3
     if text_encoder_3 is None:
@@ -250,16 +257,22 @@ def save_bundle(bundle: Bundle, folder: Path, *, dtype: torch.dtype = torch.floa
         text_encoder_3=text_encoder_3,
         tokenizer_3=tokenizer_3,
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    if bundle.climate_encoder is not None:
-        folder_of_encoder = folder / CLIMATE_ENCODER_FOLDER
-        bundle.climate_encoder.save_pretrained(folder_of_encoder, safe_serialization=True)
-    for path in folder.glob("*/config.json"):
-        # Where a part came from is a path of the machine that trained it.
-        config = json.loads(path.read_text())
-        write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
-    write_card(folder, bundle.card)
-    (folder / README_FILE).write_text(bundle_readme(bundle.card), encoding="utf-8")
+    parts = [*pipeline.components, CLIMATE_ENCODER_FOLDER]
+    weights = ("diffusion_pytorch_model*", "model*.safetensors*")
+    former = [f"{part}/{name}" for part in parts for name in weights]
+    if bundle.climate_encoder is None:
+        former.append(CLIMATE_ENCODER_FOLDER)
+    with written_whole(folder, replaces=former) as temporary:
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+        if bundle.climate_encoder is not None:
+            encoder = temporary / CLIMATE_ENCODER_FOLDER
+            bundle.climate_encoder.save_pretrained(encoder, safe_serialization=True)
+        for path in temporary.glob("*/config.json"):
+            # Where a part came from is a path of the machine that trained it.
+            config = json.loads(path.read_text())
+            write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
+        write_card(temporary, bundle.card)
+        (temporary / README_FILE).write_text(bundle_readme(bundle.card), encoding="utf-8")
 
 
 def _rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -357,7 +370,7 @@ def predict_velocity(
         latents: ``(B, 16, h, w)``.
         sigma: Noise level of each image ``(B,)``.
         condition: One entry an image.
-        residuals: What a ControlNet adds after blocks (`ecomap.controlnet.control_residuals`).
+        residuals: What a ControlNet adds after blocks (`ecomap.controlnet.run_controlnet`).
 
     Returns:
         Shaped like ``latents``.

@@ -76,6 +76,28 @@ class Normals:
         area = np.cos(np.radians(self.lat[rows]))[:, None] * np.ones(len(columns))
         return float((self.land[np.ix_(rows, columns)] * area).sum() / area.sum())
 
+    def interpolate(self, name: str, lats: np.ndarray, lons: np.ndarray) -> np.ndarray:
+        """Normals of January to December on a grid, linear between the table's cell centres.
+
+        Args:
+            name: A climate variable of the table.
+            lats: Rows of the grid ``(h,)``, degrees north; beyond the table's ends they stay there.
+            lons: Columns ``(w,)``, degrees east, around the globe.
+
+        Returns:
+            ``(12, h, w)`` in the variable's unit.
+        """
+        step = (self.lat[-1] - self.lat[0]) / (len(self.lat) - 1)
+        row = np.clip((np.asarray(lats) - self.lat[0]) / step, 0, len(self.lat) - 1)
+        column = (np.asarray(lons) - self.lon[0]) / self.cell_deg % len(self.lon)
+        rows = np.minimum(row.astype(int), len(self.lat) - 2)
+        columns = column.astype(int) % len(self.lon)
+        down, right = (row - rows)[:, None], column - np.floor(column)
+        values = self.monthly[name]
+        at_rows = values[:, rows] * (1 - down) + values[:, rows + 1] * down
+        beyond = (columns + 1) % len(self.lon)
+        return np.asarray(at_rows[:, :, columns] * (1 - right) + at_rows[:, :, beyond] * right)
+
     def _weights(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Land area of cells; their area where no cell has land."""
         area = np.cos(np.radians(self.lat[rows]))[:, None] * np.ones(len(columns))

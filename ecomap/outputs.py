@@ -115,7 +115,7 @@ def write_png(
     text = _provenance_text(record, provenance)
     chunks = _synthetic_chunks(provenance)
     chunks.add_text(PROVENANCE_KEY, text)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, "PNG", pnginfo=chunks)
 
 
@@ -138,7 +138,7 @@ def write_geotiff(
     """
     _check_generated(path, image, record)
     tags, place = _geotiff_tags(record, provenance), _placement(record)
-    with _replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path) as temporary, warnings.catch_warnings():
         if not place:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it is not, on purpose
         with rasterio.open(temporary, "w", **_cog_profile(image), **place) as file:
@@ -217,7 +217,7 @@ def contact_sheet(
     _check_sheet(images, captions, flags, columns)
     texts = [(LABELS[real], caption) for real, caption in zip(flags, captions, strict=True)]
     sheet = draw_sheet(images, texts, columns=columns, title=title)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         sheet.save(temporary, "PNG", pnginfo=PngInfo() if all(flags) else _synthetic_chunks({}))
 
 
@@ -341,7 +341,15 @@ def _cog_profile(image: Pixels) -> dict[str, Any]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def unplaced() -> Iterator[None]:
+    """Without the warning that a GeoTIFF has no place: where it has none, that is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
     """Write to a neighbour of a file that takes its place on success and goes away on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")

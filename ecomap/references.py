@@ -27,6 +27,7 @@ class References:
         records: Sequence[TileRecord],
         *,
         max_gap_months: int,
+        min_gap_months: int = 1,
         wrap_year: bool = False,
         max_cloud_frac: float = 1.0,
         pool: Sequence[TileRecord] | None = None,
@@ -35,12 +36,15 @@ class References:
 
         Args:
             records: Targets.
-            max_gap_months: Most months between a reference and its target; at least one.
+            max_gap_months: Most months between a reference and its target.
+            min_gap_months: Fewest; at 0 a record may be its own reference.
             wrap_year: Whether the year is left aside and months form a circle.
             max_cloud_frac: Frames with more cloud are no references; those of unknown cloudiness
                 may be one. Frames that are flagged as showing nothing never are.
             pool: Frames that may be references; by default the targets themselves.
         """
+        self.records = records
+        """The targets."""
         self.pool: list[TileRecord] = list(records if pool is None else pool)
         """Frames that may be references; `choose` gives positions in it."""
         places: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -54,7 +58,7 @@ class References:
             gaps = ((own - month, position) for month, position in places[record.place_id])
             if wrap_year:
                 gaps = ((gap % 12, position) for gap, position in gaps)
-            found.append([pair for pair in gaps if 1 <= pair[0] <= max_gap_months])
+            found.append([pair for pair in gaps if min_gap_months <= pair[0] <= max_gap_months])
         self._counts = np.array([len(pairs) for pairs in found], dtype=np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         flat = [pair for pairs in found for pair in pairs]

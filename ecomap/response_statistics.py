@@ -103,7 +103,11 @@ class Row:
         value = quotient(np.array([made.slope]), np.array([seen.slope]))[0]
         score = self.score("response_ratio", value, quotient(*draws), len(set(made.blocks)))
         ends = (1 - self.config.level) / 2
-        low, high = np.quantile(draws[1][np.isfinite(draws[1])], [ends, 1 - ends])
+        seen_slopes = draws[1][np.isfinite(draws[1])]
+        if not len(seen_slopes):
+            flat = "the observed climate does not vary: no slope"
+            return replace(score, low=None, high=None, flag=flat)
+        low, high = np.quantile(seen_slopes, [ends, 1 - ends])
         if low <= 0 <= high:
             unsure = "the observed slope does not differ from 0: no bounded interval"
             return replace(score, low=None, high=None, flag=unsure)

@@ -21,6 +21,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = ".lock"
 
 
+@contextmanager
 def open_run(
     folder: Path,
     config: Config,
@@ -28,8 +29,10 @@ def open_run(
     *,
     accelerator: Accelerator | None = None,
     frozen: Mapping[str, str] | None = None,
-) -> None:
+) -> Iterator[None]:
     """Start or reopen a run's folder: complete config, data and versions before the first step.
+
+    Until the end of the ``with`` block no other run gets in.
 
     Args:
         folder: Run folder.
@@ -41,28 +44,24 @@ def open_run(
             such as its base, by name.
 
     Raises:
-        ConfigError: If the folder holds a run with another config or on other records.
+        ConfigError: If the folder holds a run with another config or on other records, or another
+            run works there.
     """
-    if accelerator is None or accelerator.is_main_process:
-        records = {str(path): fingerprint([path / RECORDS_FILE]) for path in datasets}
-        with alone_in(folder, is_main=True):
-            path = folder / "config.yaml"
-            if path.exists() and latest_checkpoint(folder / CHECKPOINT_FOLDER) is not None:
-                _require_same(folder, config, records | dict(frozen or {}))
-            else:
-                dump_config(config, path)
-                write_json(folder / DATA_FILE, records | dict(frozen or {}))
-            path = folder / "versions.json"
-            used = json.loads(path.read_text()) if path.exists() else []
-            if versions() not in used:
-                write_json(path, [*used, versions()])
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+    is_main = accelerator is None or accelerator.is_main_process
+    data = {str(path): fingerprint([path / RECORDS_FILE]) for path in datasets if is_main}
+    with alone_in(folder, is_main=is_main):
+        if is_main:
+            _record(folder, config, data | dict(frozen or {}))
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        yield
 
 
 @contextmanager
 def alone_in(folder: Path, *, is_main: bool) -> Iterator[None]:
     """Keep a second run out of a folder, and remove what a killed one left half done.
+
+    Within the block, the thread that works there may come in again.
 
     Args:
         folder: Run folder.
@@ -75,7 +74,8 @@ def alone_in(folder: Path, *, is_main: bool) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)  # the system frees it when a process dies
+    # The system frees it when a process dies.
+    lock = FileLock((folder / LOCK_FILE).resolve(), is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -87,6 +87,20 @@ def alone_in(folder: Path, *, is_main: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _record(folder: Path, config: Config, data: Mapping[str, str]) -> None:
+    """Write what a run is, or make sure that it is still the same."""
+    path = folder / "config.yaml"
+    if path.exists() and latest_checkpoint(folder / CHECKPOINT_FOLDER) is not None:
+        _require_same(folder, config, data)
+    else:
+        dump_config(config, path)
+        write_json(folder / DATA_FILE, data)
+    path = folder / "versions.json"
+    used = json.loads(path.read_text()) if path.exists() else []
+    if versions() not in used:
+        write_json(path, [*used, versions()])
 
 
 def _require_same(folder: Path, config: Config, records: Mapping[str, str]) -> None:

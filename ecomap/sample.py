@@ -1,7 +1,6 @@
 """From records to images: conditions, noise, a sampler, and pixels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,12 +8,11 @@ from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.card import DOORS, BundleCard, Door
-from ecomap.climate_encoder import ClimateBatch, climate_batch
-from ecomap.conditions import EMPTY_PROMPT, Condition
-from ecomap.controlnet import control_residuals
+from ecomap.conditions import EMPTY_PROMPT
+from ecomap.denoiser import ControlBranch, Denoiser
 from ecomap.errors import RequestError
 from ecomap.latents import decode, to_image
-from ecomap.model import Bundle, encode_condition, predict_velocity
+from ecomap.model import Bundle
 from ecomap.prompt import Prompt, PromptMasks, build_prompt
 from ecomap.schema import CLIMATE, TileRecord
 from ecomap.solver import SOLVERS, SolverName, guide, make_sigmas
@@ -83,15 +81,17 @@ def generate_images(
     texts = [prompt_of(r) if r else EMPTY_PROMPT for r in told]
     texts = list(prompts) if prompts is not None else texts
     _check_control(bundle, control, len(records))
-    sigmas = make_sigmas(steps, bundle.shift)
     batches = []
     for start in range(0, len(records), batch_size):
         part = slice(start, start + batch_size)
-        shown = None if control is None else control[part]
-        branch = _ControlBranch(bundle, shown, control_scale, control_interval)
-        latents = _sample_latents(
-            bundle, told[part], texts[part], seeds[part], sigmas, guidance, interval, solver, doors,
-            branch,
+        branch = ControlBranch(
+            control=None if control is None else control[part],
+            scale=control_scale,
+            interval=control_interval,
+        )
+        latents = sample_latents(
+            bundle, told[part], seeds=seeds[part], texts=texts[part], steps=steps,
+            guidance=guidance, interval=interval, solver=solver, doors=doors, branch=branch,
         )  # fmt: skip
         batches.append(to_image(decode(bundle.vae, latents)).cpu().numpy())
         if progress:
@@ -100,83 +100,38 @@ def generate_images(
 
 
 @torch.inference_mode()
-def _sample_latents(
+def sample_latents(
     bundle: Bundle,
     records: Sequence[TileRecord | None],
-    texts: Sequence[Prompt],
+    *,
     seeds: Sequence[int],
-    sigmas: Tensor,
-    guidance: float,
-    interval: tuple[float, float],
-    solver: SolverName,
-    doors: Sequence[Door],
-    branch: "_ControlBranch",
+    texts: Sequence[Prompt] | None = None,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    interval: tuple[float, float] = (0.0, 1.0),
+    solver: SolverName = SOLVER,
+    doors: Sequence[Door] | None = None,
+    branch: ControlBranch | None = None,
 ) -> Tensor:
-    """Latents of one batch."""
-    count = len(records)
-    has_tokens = torch.tensor([r is not None and "tokens" in doors for r in records])
-    texts = list(texts) if "text" in doors else [EMPTY_PROMPT] * count
-    with _autocast(bundle.device):
-        condition = encode_condition(
-            bundle,
-            [*texts, *[EMPTY_PROMPT] * count],
-            _climate(bundle, records, has_tokens),
-            has_tokens=torch.cat([has_tokens, torch.zeros(count, dtype=torch.bool)]).to(
-                bundle.device
-            ),
-        )
+    """Latents of one batch ``(N, C, h, w)``; arguments as of `generate_images`.
 
-    def predict_pair(
-        latents: Tensor, sigma: float, *, need_uncond: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        used = condition if need_uncond else condition.rows(slice(count))
-        batch = torch.cat([latents, latents]) if need_uncond else latents
-        levels = torch.full((len(batch),), sigma, device=bundle.device)
-        with _autocast(bundle.device):
-            residuals = branch.residuals(batch, levels, used) if branch.acts_at(sigma) else None
-            velocity = predict_velocity(
-                bundle.transformer, batch, levels, used, residuals=residuals
-            ).float()
-        return velocity[:count], velocity[count:] if need_uncond else None
-
-    scale = guidance if doors else 1.0
-    return SOLVERS[solver](guide(predict_pair, scale, interval), _noise(bundle, seeds), sigmas)
-
-
-@dataclass(frozen=True)
-class _ControlBranch:
-    """What a ControlNet adds to the predictions of one batch."""
-
-    bundle: Bundle
-    control: Tensor | None
-    scale: float
-    interval: tuple[float, float]
-
-    def acts_at(self, sigma: float) -> bool:
-        """Whether it adds anything at a noise level; else it need not run."""
-        low, high = self.interval
-        return self.control is not None and self.scale != 0 and low <= sigma <= high
-
-    def residuals(self, latents: Tensor, levels: Tensor, condition: Condition) -> list[Tensor]:
-        """Residuals at latents that hold each image of the batch once or twice."""
-        assert self.bundle.controlnet is not None
-        assert self.control is not None
-        repeats = len(latents) // len(self.control)
-        control = self.control.to(latents).repeat(repeats, 1, 1, 1)
-        return control_residuals(
-            self.bundle.controlnet, latents, control, levels, condition, scale=self.scale
-        )
-
-
-def _climate(
-    bundle: Bundle, records: Sequence[TileRecord | None], has_tokens: Tensor
-) -> ClimateBatch | None:
-    """Inputs of the climate encoder for the conditional and the unconditional half of a batch."""
-    if not has_tokens.any():
-        return None
-    stand_in = next(record for record in records if record is not None)
-    batch = climate_batch([record or stand_in for record in records])
-    return batch.rows(torch.arange(2 * len(records)) % len(records)).to(bundle.device)
+    Args:
+        bundle: The model.
+        records: Without what the model does not know (`known_to`).
+        seeds: One a record.
+        texts: One a record; by default what the records say.
+        steps: Solver steps.
+        guidance: Guidance scale.
+        interval: Noise levels in which it acts.
+        solver: Name of the sampler.
+        doors: Ways of the condition.
+        branch: Of a ControlNet.
+    """
+    doors = bundle.card.doors if doors is None else doors
+    told = texts or [prompt_of(record) if record else EMPTY_PROMPT for record in records]
+    denoiser = Denoiser(bundle, records, told, doors=doors, branch=branch)
+    predict = guide(denoiser.predict_pair, guidance if doors else 1.0, interval)
+    return SOLVERS[solver](predict, _noise(bundle, seeds), make_sigmas(steps, bundle.shift))
 
 
 def _noise(bundle: Bundle, seeds: Sequence[int]) -> Tensor:
@@ -191,11 +146,14 @@ def _noise(bundle: Bundle, seeds: Sequence[int]) -> Tensor:
 
 
 def known_to(record: TileRecord | None, card: BundleCard) -> TileRecord | None:
-    """A record without the climate variables that the bundle never saw."""
+    """A record without what of its climate the bundle never saw: variables, and anomalies."""
     if record is None:
         return None
     unknown = set(CLIMATE) - set(card.trained_variables)
     gone = {f"{n}{suffix}": None for n in unknown for suffix in ("", "_history", "_normals")}
+    if not card.trained_anomalies and record.climate_kind == "observed":
+        # Without normals the values stand in for the climate, as the bundle learnt them.
+        gone |= {f"{name}_normals": None for name in CLIMATE}
     return record.model_copy(update=gone)
 
 
@@ -234,24 +192,6 @@ def _check_control(bundle: Bundle, control: Tensor | None, count: int) -> None:
             f"The control has shape {tuple(control.shape)}; expected {expected}: one a record, of "
             "the ControlNet's channels and the bundle's size."
         )
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """What networks compute in: bfloat16 where the device multiplies it faster than float32."""
-    fast = device.type != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return torch.bfloat16 if fast else torch.float32
-
-
-def computing(device: torch.device) -> dict[str, str]:
-    """Device and precision: the same request gives slightly other pixels under others."""
-    dtype = str(compute_dtype(device)).removeprefix("torch.")
-    return {"device": device.type, "precision": dtype}
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    """Under `compute_dtype`."""
-    is_half = compute_dtype(device) == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
 
 def prompt_of(record: TileRecord) -> Prompt:

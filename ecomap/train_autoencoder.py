@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from rich.console import Console
 from torch import Tensor, nn
@@ -241,7 +242,19 @@ def train(
     _check_config(config)
     accelerator = open_accelerator(config.bf16, device)
     require_one_process(accelerator, config.task, config.optim.micro_batches)
-    open_run(output, config, config.datasets)
+    with open_run(output, config, config.datasets):
+        return _train(config, output, accelerator=accelerator, device=device, console=console)
+
+
+def _train(
+    config: AutoencoderTrainConfig,
+    output: Path,
+    *,
+    accelerator: Accelerator,
+    device: str,
+    console: Console,
+) -> Path:
+    """Train in a folder that no other run gets into."""
     torch.manual_seed(config.seed)
     vae = build_autoencoder(config.channels, image_size_px=config.image_size_px)
     if config.start is not None:

@@ -5,13 +5,14 @@ ground, of the time of year, and of the climate. Which of these a tile does not 
 teach. Everything random in a step comes from (seed, step).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from ecomap.feature_network import (
     FeatureNetwork,
     FeatureNetworkConfig,
     Reading,
+    Scale,
     load_feature_network,
     predictions_of,
     save_feature_network,
@@ -179,7 +181,25 @@ def train(
         for frames in open_frames(config.datasets, "val")
     }
     scales = climate_scales([record for frames in sources for record in frames.records])
-    open_run(output, config, config.datasets)
+    with open_run(output, config, config.datasets):
+        return _train(
+            config, output, sources=sources, held_out=held_out, scales=scales,
+            accelerator=accelerator, console=console,
+        )  # fmt: skip
+
+
+def _train(
+    config: FeatureTrainConfig,
+    output: Path,
+    *,
+    sources: Sequence[Frames],
+    held_out: Mapping[str, tuple[Images, list[TileRecord]]],
+    scales: dict[str, Scale],
+    accelerator: Accelerator,
+    console: Console,
+) -> Path:
+    """Train on what was read, in a folder that no other run gets into."""
+    device = accelerator.device
     torch.manual_seed(config.seed)
     sizes = FeatureNetworkConfig(
         input_size_px=config.input_size_px,

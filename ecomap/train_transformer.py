@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler
 from rich.console import Console
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ from ecomap.samples import Samples, open_samples, read_sides
 from ecomap.schema import TileRecord
 from ecomap.training_draws import Part
 from ecomap.training_report import RunReport, card_facts
-from ecomap.training_results import make_card, save_result, size_px, use_best
+from ecomap.training_results import make_card, save_result, save_support, size_px, use_best
 from ecomap.transformer_config import TrainConfig
 from ecomap.validation import HeldOutRows, validation_loss
 
@@ -85,10 +86,22 @@ def train(
     check_show(config.show)
     frozen = frozen_hashes(config)
     accelerator = open_accelerator(config.bf16, device)
-    device = str(accelerator.device)
     sides = read_sides(config, console)
+    with open_run(output, config, [config.dataset], accelerator=accelerator, frozen=frozen):
+        return _train(config, output, sides, accelerator=accelerator, console=console)
+
+
+def _train(
+    config: TrainConfig,
+    output: Path,
+    sides: tuple[list[TileRecord], list[TileRecord], list[TileRecord]],
+    *,
+    accelerator: Accelerator,
+    console: Console,
+) -> Path:
+    """Train on what was read, in a folder that no other run gets into."""
+    device = str(accelerator.device)
     training, held_out, pool = sides
-    open_run(output, config, [config.dataset], accelerator=accelerator, frozen=frozen)
     base, bundle = open_bundles(config, training)
     pictures = plan_pictures(config, bundle, held_out, pool)
     with accelerator.main_process_first():  # the others then find what it kept
@@ -133,7 +146,10 @@ def train(
     report.close()
     if config.result == "best":
         use_best(learner, output)
-    return save_result(config, base, bundle, output)
+    folder = save_result(config, base, bundle, output)
+    if bundle.control is not None:
+        save_support(config, training, folder)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from ecomap.balanced_order import balanced_order, class_members
 from ecomap.errors import ConfigError
 from ecomap.flow import MODE_SCALE, Density, sigma_from_uniform
 from ecomap.rows import Rows
 
-ORDER_STREAM, ROW_STREAM, NOISE_STREAM = 1, 2, 3
+ORDER_STREAM, ROW_STREAM, NOISE_STREAM, HOLE_STREAM = 1, 2, 3, 4
 """Second number of every random stream, so that no two uses share one."""
+
+CLOUD_PATCHES = 4
+"""Independent patches of holes along a side."""
 
 SHARED_COLUMNS = 6
 """Uniform numbers of a row before those of its groups: doors, control, sigma, reference, variant
@@ -254,6 +258,31 @@ def draw_noise(seed: int, step: int, rows: Tensor, shape: Sequence[int]) -> Tens
     for place, row in enumerate(rows.tolist()):
         _stream(seed, NOISE_STREAM, step, row).standard_normal(dtype=np.float32, out=noise[place])
     return torch.from_numpy(noise)
+
+
+def draw_holes(
+    seed: int, step: int, rows: Tensor, cells: tuple[int, int], *, share: float
+) -> Tensor:
+    """Holes in the references of some rows of a step, in patches like those of clouds.
+
+    Args:
+        seed: Seed of the run.
+        step: Counted from 0.
+        rows: int64 ``(B,)``: places in the whole batch.
+        cells: Latent cells ``(h, w)``.
+        share: Share of rows with holes. They cover any part of a reference, all alike often.
+
+    Returns:
+        bool ``(B, 1, h, w)`` on the CPU.
+    """
+    holes = np.zeros((len(rows), 1, *cells), bool)
+    for place, row in enumerate(rows.tolist()):
+        stream = _stream(seed, HOLE_STREAM, step, row)
+        if stream.random() < share:
+            coarse = stream.standard_normal((1, 1, CLOUD_PATCHES, CLOUD_PATCHES), dtype=np.float32)
+            field = F.interpolate(torch.from_numpy(coarse), cells, mode="bicubic")[0, 0].numpy()
+            holes[place, 0] = field < np.quantile(field, stream.random())
+    return torch.from_numpy(holes)
 
 
 def _stream(seed: int, *numbers: int) -> np.random.Generator:

@@ -13,15 +13,18 @@ from ecomap.adapter_card import AdapterCard
 from ecomap.autoencoder import load_vae
 from ecomap.card import DOORS, BundleCard
 from ecomap.checkpoint import best_checkpoint, load_averages
-from ecomap.climate import known_variables
+from ecomap.climate import known_variables, knows_anomalies
 from ecomap.controlnet import save_controlnet
+from ecomap.errors import DataError
 from ecomap.learn_setup import WHOLE, open_base, whole_parameters
 from ecomap.model import Bundle, save_bundle
 from ecomap.places import places_digest
 from ecomap.run_folder import CHECKPOINT_FOLDER
 from ecomap.run_log import METRICS_FILE
 from ecomap.run_metrics import read_lines
-from ecomap.schema import TileRecord, unique
+from ecomap.schema import TileRecord, read_dataset, unique
+from ecomap.support_build import build_support
+from ecomap.support_table import write_support
 from ecomap.training_state import learning_parameters
 from ecomap.transformer_config import TrainConfig
 
@@ -57,6 +60,7 @@ def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path)
         card = bundle.card.model_dump(mode="json") | {"base": base.identity}
         save_controlnet(
             bundle.controlnet, bundle.control, card, folder, base=bundle.transformer,
+            edit_head=bundle.edit_head,
             climate_encoder=bundle.climate_encoder if learn.climate_encoder else None,
         )  # fmt: skip
         return folder
@@ -77,6 +81,24 @@ def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path)
     shipped = bundle.vae if config.bundle_vae is None else load_vae(config.bundle_vae)
     save_bundle(replace(bundle, vae=shipped), output / "bundle")
     return output / "bundle"
+
+
+def save_support(config: TrainConfig, training: Sequence[TileRecord], folder: Path) -> None:
+    """Write the climates that were learnt from beside the result (`ecomap.support`).
+
+    Where there are none, or no two places to compare, nothing is written.
+
+    Args:
+        config: Complete settings.
+        training: Records that were learnt from.
+        folder: Of the result.
+    """
+    held_out = [r for r in read_dataset(config.dataset) if r.split in ("val", "test")]
+    try:
+        table = build_support(training, held_out)
+    except DataError:
+        return
+    write_support(folder, table)
 
 
 def make_card(
@@ -101,6 +123,7 @@ def make_card(
         grid="geographic" if first.crs == "EPSG:4326" else "utm",
         doors=doors,
         trained_variables=known_variables(records),
+        trained_anomalies=knows_anomalies(records),
         imagery=config.imagery or ", ".join(unique(record.source for record in records)),
         limits=config.limits,
         min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),

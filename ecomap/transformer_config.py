@@ -26,9 +26,15 @@ ControlImage = Literal[
 """What a control image shows: another month of the place, or what a detector of controlnet-aux
 sees in that month."""
 
-ControlChannel = Literal["reference_valid", "months_gap", "canny", "lineart_standard"]
-"""Extra control channels: where the reference has data, how many months lie between it and the
-target, and edges, each as a value per latent cell."""
+ControlChannel = Literal[
+    "reference_valid", "months_gap", "reference_sin", "reference_cos", "canny", "lineart_standard",
+    "temperature_now", "temperature_season", "temperature_change",
+    "precipitation_now", "precipitation_season", "precipitation_change",
+    "solar_now", "solar_season", "solar_change",
+]  # fmt: skip
+"""Extra control channels, each as a value per latent cell: where the reference has data, how many
+months lie between it and the target, the reference's place in the year, edges, and maps of climate
+(`ecomap.climate_maps`)."""
 
 
 class TransformerConfig(Config):
@@ -116,6 +122,8 @@ class ControlNetConfig(Config):
     """Channels beside them. The stock pipeline can feed none: leave it empty for that one."""
     max_gap_months: int = Field(default=6, gt=0)
     """A reference is another month of the place, at most so many months earlier."""
+    min_gap_months: int = Field(default=1, ge=0)
+    """And at least so many; at 0 a month may be its own reference, of which nothing changes."""
     wrap_year: bool = False
     """Whether a place's months form a circle, as those of a mean year do; else a reference is
     earlier than its target."""
@@ -126,8 +134,23 @@ class ControlNetConfig(Config):
     lora: LoraConfig | None = None
     """Adapt copied blocks by LoRA in place of training them whole; what starts at zero is always
     trained whole."""
+    edit: bool = False
+    """Whether the ControlNet changes its reference in place of making an image anew
+    (`ecomap.edit.EditHead`)."""
+    holes: float = Field(default=0.0, ge=0, lt=1)
+    """Share of samples whose reference has holes, as under cloud, which the ControlNet fills."""
     drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of samples that see an empty control."""
+
+    @model_validator(mode="after")
+    def _edits_what_it_sees(self) -> Self:
+        if (self.edit or self.holes) and self.image != "reference":
+            raise ValueError("edit and holes are of a reference; set image to reference")
+        if (self.edit or self.holes) and "reference_valid" not in self.channels:
+            raise ValueError("edit and holes need the channel reference_valid")
+        if self.min_gap_months > self.max_gap_months:
+            raise ValueError("min_gap_months is above max_gap_months")
+        return self
 
 
 class LearnConfig(Config):

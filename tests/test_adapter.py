@@ -23,6 +23,7 @@ from ecomap.model import Bundle, load_bundle, save_bundle
 from ecomap.silent_t5 import build_silent_t5
 from ecomap.transformer_config import LoraConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle
+from tests.full_disk import assert_saved_whole_or_not
 
 ALL = ("image", "text", "image_mlp", "text_mlp")
 TINY = {
@@ -459,6 +460,18 @@ def test_saving_replaces_an_adapter_and_nothing_else(base, tmp_path):
     with pytest.raises(BundleError, match="has no weights"):
         save_adapter(tmp_path / "empty", base.transformer, card=card)
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_full_disk_leaves_the_former_adapter_whole(base, tmp_path):
+    folder = tmp_path / "lora"
+    assert_saved_whole_or_not(
+        lambda folder: saved(base, folder), lambda folder: saved(base, folder, extra=True), folder
+    )
+    assert (folder / LAYERS_FILE).is_file()
+    saved(base, folder)
+    assert not (folder / LAYERS_FILE).exists()
+    assert (folder / "mine" / "notes.txt").is_file()
+    load_adapter(base, folder)
 
 
 def test_the_readme_says_what_a_model_card_must(base, tmp_path):

@@ -15,6 +15,7 @@ from ecomap.schema import read_dataset, write_dataset
 from ecomap.train_autoencoder import draw_batch, open_frames, reconstruction_psnr, train
 from ecomap.train_config import AutoencoderTrainConfig
 from tests.fakes import write_tiles
+from tests.second_run import refused_during
 
 QUIET = Console(quiet=True)
 
@@ -129,6 +130,15 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
     name = "diffusion_pytorch_model.safetensors"
     first, second = load_file(straight / name), load_file(resumed / name)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_no_other_run_gets_in_before_the_first_step(world, tmp_path, monkeypatch):
+    seen = refused_during(
+        monkeypatch, training, ("validation_pixels",), folder=tmp_path,
+        other=config(world, steps=99), dataset=world / "tiles",
+    )  # fmt: skip
+    train(config(world, steps=1), tmp_path, console=QUIET)
+    assert seen == ["validation_pixels"]
 
 
 def test_reconstruction_improves_and_latents_approach_the_teacher(world, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ecomap import sample
+from ecomap import learner
 from ecomap.card import DOORS, BundleCard
 from ecomap.control_request import ControlRequest, open_control_request, use_controlnet
 from ecomap.controlnet import CONTROL_FILE, build_controlnet, save_controlnet
@@ -87,13 +87,13 @@ def test_it_is_run_for_both_halves_of_guidance_and_only_where_it_acts(bundle, ne
     loaded = use_controlnet(bundle, net)
     control = torch.cat([control_of(loaded, seed=seed) for seed in (4, 5)])
     calls = []
-    run = sample.control_residuals
+    run = learner.run_controlnet
 
     def watch(net, latents, shown, levels, condition, **rest):
         calls.append((shown, float(levels[0])))
         return run(net, latents, shown, levels, condition, **rest)
 
-    monkeypatch.setattr(sample, "control_residuals", watch)
+    monkeypatch.setattr(learner, "run_controlnet", watch)
     two = {"records": [make_tile(), make_tile()], "seeds": [1, 2], "steps": 4, "guidance": 2.0}
     make(loaded, control=control, **two)
     assert len(calls) == 4

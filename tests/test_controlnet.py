@@ -8,18 +8,18 @@ import torch
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel, StableDiffusion3ControlNetPipeline
 from PIL import Image
 
-from ecomap import sample
+from ecomap import denoiser
 from ecomap.attention import ABSENT, use_biased_attention
 from ecomap.card import DOORS, BundleCard
-from ecomap.climate_encoder import climate_batch
+from ecomap.climate_encoder import ClimateEncoder, climate_batch
 from ecomap.conditions import Condition, TextEmbedding, join_condition
 from ecomap.controlnet import (
     CONTROL_FILE,
     build_controlnet,
-    control_residuals,
     freeze_unused,
     load_controlnet,
     read_controlnet_card,
+    run_controlnet,
     save_controlnet,
 )
 from ecomap.controls import ControlSpec, encode_control
@@ -30,8 +30,14 @@ from ecomap.model import load_bundle, predict_velocity
 from ecomap.prompt import Prompt
 from ecomap.sample import generate_images
 from tests.fakes import TINY_SIZE_PX, made_image, make_tile, write_random_bundle
+from tests.full_disk import assert_saved_whole_or_not
 
 SPEC = ControlSpec(channels=("months_gap", "reference_valid"))
+
+
+def residuals_of(*arguments, **options):
+    """What a ControlNet adds to the blocks of its base."""
+    return run_controlnet(*arguments, **options).residuals
 
 
 def make_transformer(*, seed=0, num_layers=4, **changes):
@@ -120,7 +126,7 @@ def test_a_new_controlnet_changes_nothing(num_layers):
     transformer = make_transformer(num_layers=8)
     controlnet = build_controlnet(transformer, num_layers=num_layers)
     noisy, control, sigma, condition = make_inputs()
-    residuals = control_residuals(controlnet, noisy, control, sigma, condition)
+    residuals = residuals_of(controlnet, noisy, control, sigma, condition)
     assert len(residuals) == num_layers
     assert not any(residual.any() for residual in residuals)
     plain = predict_velocity(transformer, noisy, sigma, condition)
@@ -128,7 +134,7 @@ def test_a_new_controlnet_changes_nothing(num_layers):
         predict_velocity(transformer, noisy, sigma, condition, residuals=residuals), plain
     )
     fill_zeros(controlnet)
-    residuals = control_residuals(controlnet, noisy, control, sigma, condition)
+    residuals = residuals_of(controlnet, noisy, control, sigma, condition)
     other = predict_velocity(transformer, noisy, sigma, condition, residuals=residuals)
     assert (other - plain).abs().max() > 0.1 * plain.std()
 
@@ -137,7 +143,7 @@ def test_a_new_controlnet_changes_nothing(num_layers):
 def test_without_biases_it_is_the_stock_forward_pass():
     controlnet = fill_zeros(build_controlnet(make_transformer(), num_layers=3, extra_channels=2))
     noisy, control, sigma, condition = make_inputs(extra=2)
-    ours = control_residuals(controlnet, noisy, control, sigma, condition, scale=0.7)
+    ours = residuals_of(controlnet, noisy, control, sigma, condition, scale=0.7)
     stock = SD3ControlNetModel.from_config(controlnet.config)
     stock.load_state_dict(controlnet.state_dict())
     theirs = stock(
@@ -157,12 +163,12 @@ def test_an_absent_token_has_no_effect():
     bias[:, 4:] = ABSENT
     absent = Condition(condition.context, bias, condition.pooled)
     short = Condition(condition.context[:, :4], bias[:, :4], condition.pooled)
-    expected = control_residuals(controlnet, noisy, control, sigma, short)
+    expected = residuals_of(controlnet, noisy, control, sigma, short)
     for own, other in zip(
-        control_residuals(controlnet, noisy, control, sigma, absent), expected, strict=True
+        residuals_of(controlnet, noisy, control, sigma, absent), expected, strict=True
     ):
         torch.testing.assert_close(own, other)
-    present = control_residuals(controlnet, noisy, control, sigma, condition)
+    present = residuals_of(controlnet, noisy, control, sigma, condition)
     assert not torch.allclose(present[-1], expected[-1], atol=1e-3)
 
 
@@ -172,7 +178,7 @@ def gradients(controlnet):
     condition.context.requires_grad_()
     total = sum(
         residual.square().sum()
-        for residual in control_residuals(controlnet, noisy, control, sigma, condition)
+        for residual in residuals_of(controlnet, noisy, control, sigma, condition)
     )
     total.backward()
     found = {name: parameter.grad for name, parameter in controlnet.named_parameters()}
@@ -228,7 +234,7 @@ def test_a_control_of_another_shape_is_refused(shape):
     controlnet = build_controlnet(make_transformer(), num_layers=1, extra_channels=2)
     noisy, _, sigma, condition = make_inputs()
     with pytest.raises(BundleError, match="expected 18 channels of the latents' size"):
-        control_residuals(controlnet, noisy, torch.zeros(shape), sigma, condition)
+        residuals_of(controlnet, noisy, torch.zeros(shape), sigma, condition)
 
 
 @torch.no_grad()
@@ -250,13 +256,35 @@ def test_a_saved_controlnet_comes_back(tmp_path):
     inputs = make_inputs(extra=2)
     inputs[-1].key_bias[:, 2] = ABSENT
     for own, other in zip(
-        control_residuals(loaded, *inputs), control_residuals(controlnet, *inputs), strict=True
+        residuals_of(loaded, *inputs), residuals_of(controlnet, *inputs), strict=True
     ):
         assert torch.equal(own, other)
     save_controlnet(controlnet, SPEC, {}, tmp_path / "half", base=transformer)
     half, _ = load_controlnet(tmp_path / "half", transformer.to(torch.bfloat16))
     assert half.dtype == torch.float32
-    assert "unfinished" not in {path.name for path in (tmp_path / "half").iterdir()}
+
+
+def test_a_full_disk_leaves_the_former_controlnet_whole(tmp_path):
+    transformer, folder = make_transformer(), tmp_path / "net"
+    net = fill_zeros(build_controlnet(transformer, num_layers=2, extra_channels=2))
+    encoder = ClimateEncoder(width=16, num_layers=1, num_heads=2, context_dim=24, pooled_dim=12)
+
+    def save(folder, version, **parts):
+        save_controlnet(net, SPEC, {"version": version}, folder, base=transformer, **parts)
+
+    assert_saved_whole_or_not(
+        lambda folder: save(folder, "1"),
+        lambda folder: save(folder, "2", climate_encoder=encoder),
+        folder,
+    )
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text("of a larger one")
+    save(folder, "3")
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "diffusion_pytorch_model.safetensors", CONTROL_FILE, "mine",
+        "mine.safetensors",
+    }  # fmt: skip
+    assert read_controlnet_card(folder) == {"version": "3"}
+    assert load_controlnet(folder, transformer)[1] == SPEC
 
 
 @torch.no_grad()
@@ -266,17 +294,17 @@ def test_a_lora_on_a_controlnet_is_saved_as_plain_weights(tmp_path):
     transformer = make_transformer()
     controlnet = fill_zeros(build_controlnet(transformer, num_layers=2, extra_channels=2))
     inputs = make_inputs(extra=2)
-    plain = control_residuals(controlnet, *inputs)[-1]
+    plain = residuals_of(controlnet, *inputs)[-1]
     controlnet.add_adapter(
         LoraConfig(r=2, lora_alpha=4, target_modules=["attn.to_q"], init_lora_weights=False)
     )
-    expected = control_residuals(controlnet, *inputs)
+    expected = residuals_of(controlnet, *inputs)
     assert (expected[-1] - plain).abs().max() > 1e-3
     save_controlnet(controlnet, SPEC, {}, tmp_path / "net", base=transformer, dtype=torch.float32)
     loaded, _ = load_controlnet(tmp_path / "net", transformer)
-    for own, other in zip(control_residuals(loaded, *inputs), expected, strict=True):
+    for own, other in zip(residuals_of(loaded, *inputs), expected, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
-    assert torch.equal(control_residuals(controlnet, *inputs)[-1], expected[-1])  # still there
+    assert torch.equal(residuals_of(controlnet, *inputs)[-1], expected[-1])  # still there
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +378,7 @@ def test_training_and_sampling_predict_the_same_velocity():
     )
     condition = join_condition(text, width=24, null_tokens=256)
     noisy = add_noise(clean, noise, sigma)
-    residuals = control_residuals(controlnet, noisy, control, sigma, condition)
+    residuals = residuals_of(controlnet, noisy, control, sigma, condition)
     velocity = predict_velocity(transformer, noisy, sigma, condition, residuals=residuals)
     expected = (velocity - (noise - clean)).square().mean((1, 2, 3))
     torch.testing.assert_close(learner(batch), expected)
@@ -400,7 +428,7 @@ def folder(tmp_path_factory):
 
 def test_the_stock_pipeline_makes_the_same_image(folder, tmp_path, monkeypatch):
     """Control image in pixels, its latents shifted and scaled, real pooled vectors: as trained."""
-    monkeypatch.setattr(sample, "compute_dtype", lambda device: torch.float32)  # as the stock one
+    monkeypatch.setattr(denoiser, "compute_dtype", lambda device: torch.float32)  # as the stock one
     bundle = load_bundle(folder, device="cpu")
     spec = ControlSpec()
     controlnet = fill_zeros(build_controlnet(bundle.transformer))

@@ -27,14 +27,14 @@ def test_a_spec_says_what_a_config_says():
     spec = ControlSpec.from_config(config)
     assert spec.model_dump() == {
         "image": "canny", "channels": ("months_gap",), "max_gap_months": 3, "wrap_year": True,
-        "max_reference_cloud_frac": 0.2,
+        "max_reference_cloud_frac": 0.2, "min_gap_months": 1, "edit": False,
     }  # fmt: skip
     assert spec.num_extra == 1
 
 
 def test_channels_come_in_the_order_of_the_spec():
     latents = torch.randn(2, 16, 2, 3)
-    valid, canny = torch.rand(2, 1, 2, 3), torch.rand(2, 1, 2, 3)
+    valid, canny = 0.5 + torch.rand(2, 1, 2, 3) / 2, torch.rand(2, 1, 2, 3)
     control = prepare_control(
         SPEC, latents, valid=valid, gap_months=torch.tensor([1, 4]), maps={"canny": canny}
     )
@@ -46,6 +46,23 @@ def test_channels_come_in_the_order_of_the_spec():
     assert torch.equal(control[:, 18:], valid)
     plain = prepare_control(ControlSpec(), latents, valid=valid, maps={"canny": canny})
     assert torch.equal(plain, latents)
+
+
+def test_cells_that_are_mostly_missing_are_not_shown():
+    latents, valid = torch.ones(1, 16, 1, 3), torch.tensor([0.0, 0.49, 0.5]).reshape(1, 1, 1, 3)
+    spec = ControlSpec(channels=("reference_valid",))
+    control = prepare_control(spec, latents, valid=valid)
+    assert control[0, :16, 0].unique(dim=0).tolist() == [[0.0, 0.0, 1.0]]
+    assert torch.equal(control[:, 16:], valid)
+
+
+def test_months_may_be_told_by_cell():
+    spec = ControlSpec(channels=("months_gap", "reference_sin", "reference_cos"), max_gap_months=4)
+    gap = torch.tensor([[1.0, 2.0]]).reshape(1, 1, 1, 2)
+    month = torch.tensor([[3.0, 6.0]]).reshape(1, 1, 1, 2)
+    control = prepare_control(spec, torch.zeros(1, 16, 1, 2), gap_months=gap, reference_month=month)
+    expected = torch.tensor([[[0.25, 0.5]], [[1.0, 0.0]], [[0.0, -1.0]]])
+    assert torch.allclose(control[0, 16:], expected, atol=1e-6)
 
 
 def test_an_empty_control_is_zero_even_where_values_are_not_finite():

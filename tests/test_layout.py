@@ -27,6 +27,8 @@ SHARED_WITH_DATA_PREP = {
     "imagery",
     "page",
     "prompt",
+    "climate",
+    "sequence",
 }
 
 # Modules that must answer without torch: requests are checked, and data made, before it loads.

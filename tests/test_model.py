@@ -1,6 +1,7 @@
 """A bundle is what the stock pipeline loads, and conditions are what it would make of a prompt."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ecomap.prompt import Prompt
 from ecomap.sample import generate_images
 from ecomap.versions import fingerprint
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle
+from tests.full_disk import assert_saved_whole_or_not, contents
 
 PROMPT = Prompt("a satellite image of Savannas on July. 21.5 C, 3.20 mm/day.", "unused")
 
@@ -102,6 +104,34 @@ def test_half_precision_on_disk_gives_nearly_the_same_velocity(bundle, tmp_path)
     torch.testing.assert_close(first, second, rtol=2e-2, atol=2e-2)
 
 
+def test_a_full_disk_leaves_the_former_bundle_whole(bundle, tmp_path):
+    card = bundle.card.model_copy(update={"version": "2"})
+
+    def save_other(folder):
+        save_bundle(replace(bundle, card=card), folder, dtype=torch.float32)
+
+    assert_saved_whole_or_not(lambda f: save_bundle(bundle, f), save_other, tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle", device="cpu").card.version == "2"
+
+
+def test_a_bundle_that_replaces_another_has_none_of_its_weights(bundle, tmp_path):
+    folder, other = tmp_path / "bundle", tmp_path / "other"
+    save_bundle(bundle, folder)
+    for name in ("transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+                 "transformer/diffusion_pytorch_model.safetensors.index.json",
+                 "text_encoder/model.safetensors.index.json"):  # fmt: skip
+        (folder / name).write_bytes(b"of a larger bundle")
+    (folder / "feature_network").mkdir()
+    (folder / "feature_network" / "model.safetensors").write_bytes(b"beside")
+    bare = replace(bundle, climate_encoder=None)
+    for _ in range(2):
+        save_bundle(bare, folder)
+    save_bundle(bare, other)
+    assert contents(folder) == contents(other) | {"feature_network/model.safetensors": b"beside"}
+    assert load_bundle(folder, device="cpu").climate_encoder is None
+    assert not any(b".tmp_" in content for content in contents(folder).values())
+
+
 def test_same_seed_gives_the_same_bytes_and_climate_changes_them(bundle):
     records = [make_tile(), make_tile(temperature_c=25.0), make_tile()]
     images = generate_images(bundle, records, seeds=[7, 7, 8], steps=2)
@@ -119,8 +149,6 @@ def test_without_doors_the_record_does_not_matter(bundle):
 
 
 def test_variables_that_the_bundle_never_saw_do_not_matter(bundle):
-    from dataclasses import replace
-
     card = bundle.card.model_copy(update={"trained_variables": ("temperature_c",)})
     blind = replace(bundle, card=card)
     records = [make_tile(), make_tile(solar_radiation_mj_m2_day=20.0)]
@@ -131,8 +159,6 @@ def test_variables_that_the_bundle_never_saw_do_not_matter(bundle):
 
 
 def test_a_bundle_without_climate_encoder_refuses_tokens(bundle):
-    from dataclasses import replace
-
     bare = replace(bundle, climate_encoder=None)
     with pytest.raises(BundleError, match="has no climate encoder"):
         encode_condition(bare, [PROMPT], climate_batch([make_tile()]))

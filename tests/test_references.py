@@ -84,3 +84,14 @@ def test_without_any_reference_controls_are_empty(count):
     assert gaps.tolist() == [0] * count
     if count:
         assert references.render() == "0 of 1 tiles have a reference; 1 see an empty control."
+
+
+def test_a_month_may_be_its_own_reference():
+    records = [make_tile(month=m) for m in ("2004-01", "2004-03")]
+    found = months(
+        records, References(records, min_gap_months=0, max_gap_months=11, wrap_year=True)
+    )
+    assert found[0] == {("2004-01", 0), ("2004-03", 10)}
+    assert found[1] == {("2004-03", 0), ("2004-01", 2)}
+    far = References(records, min_gap_months=3, max_gap_months=11, wrap_year=True)
+    assert months(records, far) == [{("2004-03", 10)}, set()]

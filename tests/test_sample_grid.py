@@ -128,10 +128,10 @@ def test_prompts_are_all_texts_that_sampling_will_ask_for(bundle, monkeypatch):
         asked.update(prompts)
         return encode(bundle, prompts, *args, **kwargs)
 
-    from ecomap import sample
+    from ecomap import denoiser
 
-    encode = sample.encode_condition
-    monkeypatch.setattr(sample, "encode_condition", listen)
+    encode = denoiser.encode_condition
+    monkeypatch.setattr(denoiser, "encode_condition", listen)
     known = tiles(solar_radiation_mj_m2_day=12.0)
     grid = planned(records=known)
     make_pictures(bundle, grid)

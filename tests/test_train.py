@@ -23,6 +23,8 @@ from ecomap.train_transformer import train
 from ecomap.training_results import make_card
 from ecomap.transformer_config import DropConfig, TrainConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle, write_tiles, write_vae
+from tests.full_disk import room_for
+from tests.second_run import refused_during
 
 QUIET = Console(quiet=True)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -108,6 +110,36 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tmp_path, monkeyp
     ]
     losses = [[json.loads(line).get("loss") for line in log] for log in lines]
     assert losses[0] == losses[1]
+
+
+def test_no_other_run_gets_in_while_latents_are_encoded_or_the_result_is_saved(
+    world, tmp_path, monkeypatch
+):
+    seen = refused_during(
+        monkeypatch, training, ("open_samples", "save_result"), folder=tmp_path,
+        other=config(world, steps=99), dataset=world / "tiles",
+    )  # fmt: skip
+    train(config(world, steps=1), tmp_path, console=QUIET)
+    assert seen == ["open_samples", "save_result"]
+    assert load_config(tmp_path / "config.yaml", TrainConfig) == config(world, steps=1)
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_step(world, tmp_path, monkeypatch):
+    straight = train(config(world, steps=2), tmp_path / "straight", console=QUIET)
+    real, run = training.save_result, tmp_path / "full"
+
+    def without_room(*args):
+        with room_for(2000):
+            return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_result", without_room)
+        with pytest.raises(DataError, match=r"bundle cannot be written: File too large"):
+            train(config(world, steps=2), run, console=QUIET)
+    assert not [path for path in run.iterdir() if "bundle" in path.name]
+    lines = (run / "metrics.jsonl").read_text()
+    assert same(weights(straight), weights(train(config(world, steps=2), run, console=QUIET)))
+    assert (run / "metrics.jsonl").read_text() == lines
 
 
 def test_a_run_folder_holds_config_versions_page_and_pictures_and_refuses_another_run(

@@ -34,6 +34,7 @@ from ecomap.train_autoencoder import open_frames
 from ecomap.train_config import FeatureTrainConfig, OptimConfig
 from ecomap.train_features import feature_loss, held_out_figures, held_out_images, train
 from tests.fakes import made_image, make_tile
+from tests.second_run import refused_during
 
 QUIET = Console(quiet=True)
 SIZE = 32
@@ -286,6 +287,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(tiles, tmp_path, monkeypa
     resumed = train(settings, part, console=QUIET)
     for name in ("model.safetensors", "config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_no_other_run_gets_in_while_the_result_is_saved(tiles, tmp_path, monkeypatch):
+    seen = refused_during(
+        monkeypatch, train_features, ("FeatureNetwork", "save_feature_network"), folder=tmp_path,
+        other=config(tiles, steps=99), dataset=tiles,
+    )  # fmt: skip
+    train(config(tiles, steps=1), tmp_path, console=QUIET)
+    assert seen == ["FeatureNetwork", "save_feature_network", "save_feature_network"]
 
 
 def test_the_verb_knows_the_task_and_what_it_needs(tiles, tmp_path):

@@ -16,6 +16,7 @@ from ecomap.training_draws import (
     Part,
     Sampler,
     StepDraw,
+    draw_holes,
     draw_noise,
     open_doors,
 )
@@ -269,3 +270,25 @@ def test_settings_that_make_no_sense_are_refused_before_the_first_step(
 ):
     with pytest.raises(ConfigError, match=message):
         sampler(num_records, **settings)
+
+
+def test_holes_are_drawn_by_row_and_cover_any_part():
+    rows = torch.arange(400)
+    holes = draw_holes(3, 7, rows, (8, 8), share=0.5)
+    assert holes.shape == (400, 1, 8, 8)
+    assert torch.equal(holes[5:9], draw_holes(3, 7, rows[5:9], (8, 8), share=0.5))
+    assert not torch.equal(holes, draw_holes(3, 8, rows, (8, 8), share=0.5))
+    with_holes = holes.flatten(1).any(1)
+    assert 0.42 < with_holes.float().mean() < 0.55
+    covered = holes[with_holes].float().mean((1, 2, 3))
+    assert covered.min() < 0.1
+    assert covered.max() > 0.9
+    assert covered.mean().item() == pytest.approx(0.5, abs=0.08)
+    assert not draw_holes(3, 7, rows, (8, 8), share=0.0).any()
+
+
+def test_holes_are_patches():
+    holes = draw_holes(0, 0, torch.arange(200), (16, 16), share=1.0).float()
+    partly = holes[(holes.mean((1, 2, 3)) - 0.5).abs() < 0.2]
+    same = (partly[..., 1:] == partly[..., :-1]).float().mean()
+    assert same > 0.85  # half, if cells were hidden one by one

@@ -1,0 +1,221 @@
+"""A place taken to other months and climates: its start image stays, what climate decides changes.
+
+Every frame is made from the start itself, not from the frame before it, so that errors do not add
+up. The ControlNet sees the start's latents, where they are valid, how many months lie between, and
+climate as maps; the transformer is told the target's climate series. A target of the start's own
+month and climate gives back the start.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ecomap.card import DOORS, Door
+from ecomap.climate import monthly_series, transform
+from ecomap.controls import (
+    MIN_VALID,
+)
+from ecomap.denoiser import ControlBranch
+from ecomap.errors import RequestError
+from ecomap.latents import decode, to_image
+from ecomap.model import Bundle
+from ecomap.sample import Progress, known_to, sample_latents
+from ecomap.schema import CLIMATE, TileRecord
+from ecomap.solver import SolverName
+from ecomap.starts import EncodedStarts, Start, control_of, control_spec, encode_starts
+
+STEPS = 2
+"""Two steps show what is to be expected; more draw one of the possibilities, as ensembles need."""
+GUIDANCE = 1.0
+SOLVER: SolverName = "euler"
+
+SMALL_CHANGE = 0.02
+"""Change of climate, in the units of `ecomap.climate.transform`, from which on all may change:
+0.3 °C in every month, or 1.4 % of 1 mm/day."""
+
+DETAIL_WIDTH_PX = 9
+"""Window in which change is measured before lost detail is put back."""
+
+DETAIL_CHANGE = 0.2
+"""Mean change of pixels in [-1, 1] at which 37 % of the lost detail is put back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolveSettings:
+    """How frames are made."""
+
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+    solver: SolverName = SOLVER
+    doors: tuple[Door, ...] | None = None
+    """Ways by which the climate is told beside the control; by default all of the bundle."""
+    control_scale: float = 1.0
+    batch_size: int = 16
+    keep_detail: bool = True
+    """Whether what the autoencoder loses of the start is put back where nothing changed."""
+
+
+def parse_doors(text: str) -> tuple[Door, ...]:
+    """Ways by which the climate enters, from ``text``, ``tokens``, ``text,tokens`` or ``none``.
+
+    Raises:
+        RequestError: If a name is unknown.
+    """
+    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in DOORS]:
+        raise RequestError(
+            f"Door {unknown[0]!r} is unknown. Choose from {', '.join(DOORS)}, or none."
+        )
+    return tuple(door for door in DOORS if door in names)
+
+
+def change_share(start: TileRecord, target: TileRecord) -> float:
+    """How much of a start may change: 0 in its own month and climate, 1 from a small change on.
+
+    Args:
+        start: Where a sequence begins.
+        target: What is asked for.
+
+    Returns:
+        In [0, 1]: 1 in another calendar month or under another land cover; else it rises with the
+        largest difference of a month's climate up to `SMALL_CHANGE`. Years do not count: the same
+        month of another year with the same climate is the start itself.
+    """
+    if start.month_index != target.month_index or start.land_cover != target.land_cover:
+        return 1.0
+    largest = 0.0
+    for name in CLIMATE:
+        own, asked = (transform(name, monthly_series(r, name)) for r in (start, target))
+        if (np.isnan(own) != np.isnan(asked)).any():
+            return 1.0
+        differences = np.abs(own - asked)
+        largest = max(largest, float(np.nanmax(differences, initial=0.0)))
+    return min(1.0, largest / SMALL_CHANGE)
+
+
+def evolve_images(
+    bundle: Bundle,
+    encoded: EncodedStarts,
+    index: Sequence[int],
+    targets: Sequence[TileRecord],
+    *,
+    seeds: Sequence[int],
+    settings: EvolveSettings | None = None,
+    height_m: NDArray[np.float64] | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.uint8]:
+    """Take starts of the model's size to other months and climates.
+
+    Args:
+        bundle: With a ControlNet that reads references.
+        encoded: From `encode_starts`.
+        index: Start of each target ``(N,)``.
+        targets: Month and climate of each frame.
+        seeds: One a frame; the same seed gives the same noise in every month.
+        settings: How.
+        height_m: Height of each latent cell above that of the place's climate ``(h, w)``, metres.
+        progress: Called with (done, total).
+
+    Returns:
+        uint8 ``(N, H, W, 3)``.
+
+    Raises:
+        RequestError: If the bundle has no ControlNet for it, or seeds and targets do not pair up.
+    """
+    settings = settings or EvolveSettings()
+    spec = control_spec(bundle)
+    known = [known_to(target, bundle.card) or target for target in targets]
+    shown = [known_to(start.record, bundle.card) or start.record for start in encoded.starts]
+    frames = []
+    for first in range(0, len(targets), settings.batch_size):
+        part = slice(first, first + settings.batch_size)
+        rows = list(index[part])
+        share = [change_share(shown[i], t) for i, t in zip(rows, known[part], strict=True)]
+        change = torch.tensor(share, device=bundle.device)[:, None, None, None]
+        latents = sample_latents(
+            bundle,
+            known[part],
+            seeds=seeds[part],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            solver=settings.solver,
+            doors=settings.doors,
+            branch=ControlBranch(
+                control=control_of(spec, encoded, rows, known[part], height_m=height_m),
+                scale=settings.control_scale,
+                change=torch.where(encoded.valid[rows] >= MIN_VALID, change, 1.0),
+            ),
+        )
+        pixels = decode(bundle.vae, latents)
+        if settings.keep_detail:
+            pixels = restore_detail(pixels, encoded.seen[rows], encoded.lost[rows])
+        frames.append(to_image(pixels).cpu().numpy())
+        if progress:
+            progress(min(first + settings.batch_size, len(targets)), len(targets))
+    return np.concatenate(frames)
+
+
+def restore_detail(pixels: Tensor, seen: Tensor, lost: Tensor) -> Tensor:
+    """Put back what the autoencoder lost of a start, as far as the start is still there.
+
+    Args:
+        pixels: Decoded frames ``(B, 3, H, W)`` in [-1, 1].
+        seen: Round trips of their starts, of the same shape.
+        lost: What these lack, of the same shape.
+
+    Returns:
+        Frames in [-1, 1]; where nothing has changed, the start itself.
+    """
+    difference = (pixels - seen).abs().mean(1, keepdim=True)
+    width = DETAIL_WIDTH_PX
+    nearby = F.avg_pool2d(difference, width, stride=1, padding=width // 2, count_include_pad=False)
+    return (pixels + torch.exp(-nearby / DETAIL_CHANGE) * lost).clamp(-1, 1)
+
+
+def evolve_pairs(
+    bundle: Bundle,
+    starts: Sequence[tuple[TileRecord, NDArray[np.uint8]]],
+    targets: Sequence[TileRecord],
+    *,
+    seeds: Sequence[int],
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    **rest: Any,
+) -> NDArray[np.uint8]:
+    """Take each start to the month and climate of its target.
+
+    Args:
+        bundle: With a ControlNet that reads references.
+        starts: Record and image of each start ``(N,)``; the same pair may come many times.
+        targets: One a start.
+        seeds: One a start.
+        steps: Solver steps.
+        guidance: Guidance scale.
+        batch_size: Frames at a time.
+        progress: Called with (done, total).
+        **rest: Further fields of `EvolveSettings`.
+
+    Returns:
+        uint8 ``(N, H, W, 3)``.
+    """
+    keys = [(record.tile_id, hashlib.sha256(image.tobytes()).digest()) for record, image in starts]
+    begins = {
+        key: Start(record=record, image=image)
+        for key, (record, image) in zip(keys, starts, strict=True)
+    }
+    encoded = encode_starts(bundle, list(begins.values()))
+    places = {key: place for place, key in enumerate(begins)}
+    settings = EvolveSettings(steps=steps, guidance=guidance, batch_size=batch_size, **rest)
+    index = [places[key] for key in keys]
+    return evolve_images(
+        bundle, encoded, index, targets, seeds=seeds, settings=settings, progress=progress
+    )
