@@ -32,7 +32,8 @@ from PIL import Image
 
 from benchmarks.evaluate import say
 from ecomap import denoiser
-from ecomap.controlnet import build_controlnet, load_controlnet, save_controlnet
+from ecomap.controlnet import build_controlnet
+from ecomap.controlnet_files import load_controlnet, save_controlnet
 from ecomap.controls import ControlSpec, encode_control
 from ecomap.model import Bundle, load_bundle
 from ecomap.prompt import Prompt

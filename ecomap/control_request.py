@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ecomap.adapter_card import merged_adapter
 from ecomap.card import DOORS
-from ecomap.controlnet import load_controlnet, load_edit_head, read_controlnet_card
+from ecomap.controlnet_files import load_controlnet, load_edit_head, read_controlnet_card
 from ecomap.controls import ControlSpec, encode_control
 from ecomap.errors import BundleError, RequestError
 from ecomap.imagery import read_image

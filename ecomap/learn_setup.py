@@ -16,7 +16,8 @@ from ecomap.build import build_bundle, initialise
 from ecomap.bundle_paths import bundle_path
 from ecomap.card import BundleCard
 from ecomap.climate_encoder import ClimateEncoder
-from ecomap.controlnet import build_controlnet, freeze_unused, load_controlnet, load_edit_head
+from ecomap.controlnet import build_controlnet, freeze_unused
+from ecomap.controlnet_files import load_controlnet, load_edit_head
 from ecomap.controls import ControlSpec
 from ecomap.edit import EditHead
 from ecomap.errors import ConfigError

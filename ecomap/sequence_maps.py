@@ -6,6 +6,7 @@ with one colour bar. Crosses stand where members disagree on the sign of a diffe
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -261,8 +262,8 @@ def _doubt(axes: Axes, values: Map, agrees: NDArray[np.bool_] | None) -> None:
     """Words on a map without a value, and crosses where most pixels around disagree."""
     known = np.isfinite(values)
     if not known.any():
-        middle = {"ha": "center", "va": "center", "fontsize": 8, "transform": axes.transAxes}
-        axes.text(0.5, 0.5, NOTHING, **middle)
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, **middle)
     if agrees is None:
         return
     disagree = (known & ~agrees).astype(np.float32)

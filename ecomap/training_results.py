@@ -14,7 +14,7 @@ from ecomap.autoencoder import load_vae
 from ecomap.card import DOORS, BundleCard
 from ecomap.checkpoint import best_checkpoint, load_averages
 from ecomap.climate import known_variables, knows_anomalies
-from ecomap.controlnet import save_controlnet
+from ecomap.controlnet_files import save_controlnet
 from ecomap.errors import DataError
 from ecomap.learn_setup import WHOLE, open_base, whole_parameters
 from ecomap.model import Bundle, save_bundle
@@ -160,6 +160,10 @@ def _told(config: TrainConfig) -> dict[str, Any]:
     base = config.base
     if base is not None and Path(base).exists():
         base = Path(base).name
+    control = (told.get("learn") or {}).get("controlnet") or {}
+    for name in ("start", "detector_weights"):
+        if control.get(name) is not None:
+            control[name] = Path(control[name]).name
     return told | {"dataset": config.dataset.name, "base": base}
 
 

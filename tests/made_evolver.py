@@ -6,7 +6,8 @@ import torch
 
 from ecomap.bundle_paths import CONTROLNET_FOLDER
 from ecomap.card import BundleCard
-from ecomap.controlnet import build_controlnet, save_controlnet
+from ecomap.controlnet import build_controlnet
+from ecomap.controlnet_files import save_controlnet
 from ecomap.controls import ControlSpec
 from ecomap.edit import EditHead
 from ecomap.model import load_bundle

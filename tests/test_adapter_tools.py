@@ -12,7 +12,8 @@ from ecomap.adapter import add_lora, load_adapter, save_adapter
 from ecomap.adapter_card import LAYERS_FILE, LORA_FILE, AdapterCard
 from ecomap.adapter_tools import merge_to_folder
 from ecomap.card import BundleCard
-from ecomap.controlnet import build_controlnet, save_controlnet
+from ecomap.controlnet import build_controlnet
+from ecomap.controlnet_files import save_controlnet
 from ecomap.controls import ControlSpec
 from ecomap.convert_checkpoint import convert_checkpoint
 from ecomap.errors import BundleError, RequestError

@@ -13,7 +13,8 @@ from PIL import Image
 from ecomap import learner
 from ecomap.card import DOORS, BundleCard
 from ecomap.control_request import ControlRequest, open_control_request, use_controlnet
-from ecomap.controlnet import CONTROL_FILE, build_controlnet, save_controlnet
+from ecomap.controlnet import build_controlnet
+from ecomap.controlnet_files import CONTROL_FILE, save_controlnet
 from ecomap.controls import ControlSpec, encode_control
 from ecomap.errors import BundleError, RequestError
 from ecomap.generate import generate

@@ -13,13 +13,11 @@ from ecomap.attention import ABSENT, use_biased_attention
 from ecomap.card import DOORS, BundleCard
 from ecomap.climate_encoder import ClimateEncoder, climate_batch
 from ecomap.conditions import Condition, TextEmbedding, join_condition
-from ecomap.controlnet import (
+from ecomap.controlnet import build_controlnet, freeze_unused, run_controlnet
+from ecomap.controlnet_files import (
     CONTROL_FILE,
-    build_controlnet,
-    freeze_unused,
     load_controlnet,
     read_controlnet_card,
-    run_controlnet,
     save_controlnet,
 )
 from ecomap.controls import ControlSpec, encode_control

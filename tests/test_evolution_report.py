@@ -12,7 +12,8 @@ from PIL import Image
 from benchmarks.evolve_skill import MEAN, ensemble_mean, evaluate, parse
 from ecomap.card import BundleCard
 from ecomap.claims import Claim
-from ecomap.controlnet import build_controlnet, save_controlnet
+from ecomap.controlnet import build_controlnet
+from ecomap.controlnet_files import save_controlnet
 from ecomap.controls import ControlSpec
 from ecomap.edit import EditHead
 from ecomap.errors import ImageError, RequestError

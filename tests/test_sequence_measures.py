@@ -180,6 +180,7 @@ def test_water_of_the_start_and_black_frames_are_blank_on_maps(tmp_path):
 
     maps = measure_sequence(painted(tmp_path, paint, start=start, months=1, scenarios=1)).maps
     assert np.isnan(maps.snow[0, :, 0, :4]).all()
+    assert np.isnan(maps.greenness[0, :, 0, :4]).all()
     assert np.isfinite(maps.greenness[0, 0, 0, 4:]).all()
     assert np.isnan(maps.greenness[0, 1, 0, -4:]).all()
 

@@ -13,7 +13,7 @@ from ecomap import train_transformer as training
 from ecomap.adapter import load_adapter
 from ecomap.card import DOORS, BundleCard, read_card, training_digests
 from ecomap.config import load_config
-from ecomap.controlnet import load_controlnet
+from ecomap.controlnet_files import load_controlnet
 from ecomap.errors import ConfigError, DataError
 from ecomap.model import load_bundle
 from ecomap.places import places_digest
