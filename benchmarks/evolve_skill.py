@@ -77,16 +77,16 @@ class Run:
 
 def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", EvolutionMaker]:
     """Load a bundle; gives what makes images with it."""
-    from ecomap.control_request import use_controlnet
+    from ecomap.bundle_paths import CONTROLNET_FOLDER
     from ecomap.denoiser import computing
     from ecomap.evaluate_bundle import training_note
     from ecomap.evolution import SOLVER, evolve_pairs
-    from ecomap.model import load_bundle
+    from ecomap.sequence_frames import open_evolver
     from ecomap.versions import versions
 
-    bundle = load_bundle(arguments.bundle, device=arguments.device)
-    if arguments.controlnet is not None:
-        bundle = use_controlnet(bundle, arguments.controlnet)
+    bundle = open_evolver(
+        arguments.bundle, controlnet=arguments.controlnet, device=arguments.device
+    )
     check_size(run.sets, bundle.card)
     if note := training_note(bundle.card, run.sets.history.tiles):
         run.notes.append(note)
@@ -96,9 +96,9 @@ def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", Evolu
         "bundle": bundle.identity, "steps": arguments.steps, "guidance": arguments.guidance,
         "solver": SOLVER, **computing(bundle.device), "versions": found,
     }  # fmt: skip
-    if arguments.controlnet is not None:
-        files = sorted(path for path in arguments.controlnet.rglob("*") if path.is_file())
-        settings["controlnet"] = fingerprint(files)
+    folder = arguments.controlnet or bundle.path / CONTROLNET_FOLDER
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    settings["controlnet"] = fingerprint(files)
 
     def evolve(
         starts: Sequence[Any], targets: Sequence[Any], seeds: Sequence[int]

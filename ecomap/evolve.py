@@ -33,7 +33,12 @@ from ecomap.sequence_page import write_sequence_page
 from ecomap.sequence_qgis import write_layers
 from ecomap.start_tile import generated_record, open_start
 from ecomap.starts import Start
-from ecomap.support import Support, note_of
+from ecomap.support import Support, SupportResult, note_of
+
+NO_SUPPORT = (
+    "How far these climates lie from those of training is not known: the model has no table of "
+    "them."
+)
 
 MakeTimelines = Callable[[TileRecord], tuple[TileRecord, Sequence[Timeline]]]
 """From the start as it is known to the start under the climate of its month, and the scenarios
@@ -137,7 +142,6 @@ def evolve(
             tile_id=tile, hidden=hidden,
         )  # fmt: skip
     source = GENERATED if start is None else start.name
-    notes: list[str] = []
     if opened is None:
         assert lat is not None
         assert lon is not None
@@ -152,8 +156,8 @@ def evolve(
         timelines=scenarios, members=members, seed=seed, chain=chain, settings=settings,
         overlap=overlap, height_m=heights,
     )  # fmt: skip
-    support, warnings = _support(model, controlnet, scenarios)
-    notes += [*assumed, *told, *warnings]
+    support = _support(model, controlnet, scenarios)
+    notes = [*assumed, *told, *([] if support else [NO_SUPPORT])]
     plan = plan_sequence(
         model, begin, request, name=record.location_id, source=source, controlnet=controlnet,
         support=support, notes=notes,
@@ -200,7 +204,7 @@ def finish(
         frames=sum(1 for _ in folder.frames()),
         made=made,
         products=[str(path) for path in (*products, *catalogue, *layers)],
-        notes=unique([*plan.notes, *_scenario_notes(plan), *skipped]),
+        notes=unique([*plan.notes, *_support_notes(plan), *_scenario_notes(plan), *skipped]),
     )
 
 
@@ -238,19 +242,23 @@ def _heights(path: Path | None, record: TileRecord) -> tuple[Any, list[str]]:
 
 def _support(
     model: Bundle, controlnet: Path | None, scenarios: Sequence[Timeline]
-) -> tuple[dict[str, tuple[dict[str, Any] | None, ...]], list[str]]:
-    """How far the asked climates lie from those of training, and words for it."""
+) -> dict[str, tuple[dict[str, Any] | None, ...]]:
+    """How far the asked climates lie from those of training; empty where that is not known."""
     folder = controlnet or model.path / CONTROLNET_FOLDER
     support = Support.open(folder) or Support.open(model.path)
     if support is None:
-        return {}, [
-            "How far these climates lie from those of training is not known: the model has no "
-            "table of them."
-        ]
-    rows: dict[str, tuple[dict[str, Any] | None, ...]] = {}
+        return {}
+    found = {line.name: [support.distance(r) for r in line.records] for line in scenarios}
+    return {
+        name: tuple(None if result is None else result.to_dict() for result in results)
+        for name, results in found.items()
+    }
+
+
+def _support_notes(plan: SequencePlan) -> list[str]:
+    """How far each scenario lies from the climates of training, in words."""
     notes = []
-    for line in scenarios:
-        results = [support.distance(record) for record in line.records]
-        rows[line.name] = tuple(None if r is None else r.to_dict() for r in results)
-        notes.append(f"{line.name}: {note_of(results)}")
-    return rows, notes
+    for name, rows in plan.support.items():
+        results = [None if row is None else SupportResult.model_validate(row) for row in rows]
+        notes.append(f"{name}: {note_of(results)}")
+    return notes

@@ -103,7 +103,7 @@ def measure_sequence(folder: SequenceFolder) -> Measured:
     Raises:
         DataError: If frames are missing or damaged, or differ in size from the start tile.
     """
-    require_complete(folder)
+    folder.require_complete()
     image = folder.read_start()
     start, totals = measure_frame(image), _Totals(folder.plan, image)
     rows = [
@@ -115,22 +115,6 @@ def measure_sequence(folder: SequenceFolder) -> Measured:
         for member, frame in totals.add_month(folder, number, record)
     ]
     return Measured(start, pd.DataFrame(rows), totals.means())
-
-
-def require_complete(folder: SequenceFolder) -> None:
-    """Refuse a sequence that is not finished.
-
-    Raises:
-        DataError: If frames are missing; it counts them.
-    """
-    if missing := folder.missing():
-        total = sum(1 for _ in folder.frames())
-        scenario, member, record = missing[0]
-        raise DataError(
-            f"{folder.path} lacks {len(missing)} of {total} frames, first "
-            f"{folder.frame_path(scenario, member, record.month)}. What is read off a sequence "
-            "needs all of them; run 'ecomap evolve' again with the same settings and folder."
-        )
 
 
 def ensemble_table(frames: pd.DataFrame) -> pd.DataFrame:

@@ -52,7 +52,6 @@ from ecomap.sequence_plots import (
     draw_sheet,
     looks_of,
     save_plot,
-    start_is_synthetic,
 )
 
 PAGE_FILE = "index.html"
@@ -131,7 +130,7 @@ def _start_context(folder: SequenceFolder, measured: Measured, film: Film) -> di
     start, image, synthetic = (
         folder.plan.start,
         folder.read_start(),
-        start_is_synthetic(folder.plan),
+        folder.plan.start_is_synthetic,
     )
     jpeg = to_base64(encode_jpeg(image, film.side_px, is_synthetic=synthetic))
     word = "Synthetic start" if synthetic else "Start tile"

@@ -1,7 +1,4 @@
-"""Words and tables in the page of a sequence: what it shows, how it was made, what to beware of.
-
-Longer than the budget because they are read together, one after the other.
-"""
+"""Words and tables in the page of a sequence: what it shows, how it was made, what to beware of."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +18,7 @@ from ecomap.sequence_measures import (
     paired_differences,
     season_means,
 )
-from ecomap.sequence_plots import PLOTS_FOLDER, start_is_synthetic, support_levels
+from ecomap.sequence_plots import PLOTS_FOLDER, support_levels
 from ecomap.support import OUTSIDE_PERCENTILE, SupportResult, note_of
 
 MAX_TABLE_ROWS = 240
@@ -224,7 +221,7 @@ def facts_of(plan: SequencePlan, measured: Measured) -> list[tuple[str, str]]:
 
 def start_words(plan: SequencePlan) -> str:
     """What the start is."""
-    if start_is_synthetic(plan):
+    if plan.start_is_synthetic:
         return "The start tile is synthetic too: the whole place is made up from its climate."
     return "So is every picture here but the start tile, which is the image that was given."
 

@@ -26,7 +26,6 @@ from PIL.PngImagePlugin import PngInfo
 from ecomap.figures import GREENNESS_LABEL, MONTH_LETTERS, QUIET_COLOUR, axis_label, to_png
 from ecomap.outputs import (
     LABELS,
-    SYNTHETIC_MARK,
     SYNTHETIC_STATEMENT,
     XMP,
     XMP_KEYWORD,
@@ -90,11 +89,6 @@ def looks_of(plan: SequencePlan) -> dict[str, Look]:
         )
         for n, timeline in enumerate(plan.timelines)
     }
-
-
-def start_is_synthetic(plan: SequencePlan) -> bool:
-    """Whether the start tile is known to be generated; otherwise it is what the user gave."""
-    return plan.start_source == "generated" or SYNTHETIC_MARK in Path(plan.start_source).name
 
 
 def draw_curves(folder: SequenceFolder, measured: Measured) -> Figure:
@@ -170,7 +164,7 @@ def draw_sheet(folder: SequenceFolder) -> Figure:
     height = WIDTH_IN / num * start.shape[0] / start.shape[1]
     figure = Figure(figsize=(WIDTH_IN, (height + 0.42) * (len(rows) + 1)))
     word, colour = (
-        LABELS[False] if start_is_synthetic(folder.plan) else ("as given", LABELS[True][1])
+        LABELS[False] if folder.plan.start_is_synthetic else ("as given", LABELS[True][1])
     )
     heads = [(word, colour, f"Start tile, {folder.plan.start.place_id}")]
     heads += [(*LABELS[False], words) for words, *_ in rows]

@@ -20,7 +20,6 @@ from ecomap.sequence_plots import (
     save_plot,
     sheet_rows,
     shorten,
-    start_is_synthetic,
     support_levels,
 )
 from tests.made_sequence import NORMALS_C, RAIN_MM_DAY, make_plan, write_sequence
@@ -159,7 +158,7 @@ def test_a_sheet_shows_the_start_and_every_scenario_and_says_what_is_synthetic(s
 )
 def test_a_generated_start_is_known_by_its_source(source, expected):
     plan = make_plan(georeferenced=True, scenarios=1, members=1, months=1)
-    assert start_is_synthetic(plan.model_copy(update={"start_source": source})) is expected
+    assert plan.model_copy(update={"start_source": source}).start_is_synthetic is expected
 
 
 @pytest.mark.parametrize("is_palette", [False, True])

@@ -1,0 +1,145 @@
+"""The verb: from what a user types to a sequence with all of its products."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ecomap.cli import app
+from ecomap.outputs import read_provenance
+from ecomap.sequence import SequenceFolder
+from ecomap.support_build import build_support
+from ecomap.support_table import write_support
+from tests.fakes import TINY_SIZE_PX, made_image, make_tile
+from tests.made_evolver import write_evolver
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    path = write_evolver(tmp_path_factory.mktemp("bundle"))
+    records = [
+        make_tile(
+            location_id=str(place), month=f"2004-{month:02d}", lat=-50 + 10 * place,
+            lon=12.0 * place, temperature_c=float(place + month), precipitation_mm_day=1.0,
+        )
+        for place in range(10) for month in range(1, 13)
+    ]  # fmt: skip
+    write_support(path / "controlnet", build_support(records))
+    return path
+
+
+@pytest.fixture
+def start(tmp_path):
+    path = tmp_path / "start.png"
+    Image.fromarray(made_image(1, TINY_SIZE_PX, TINY_SIZE_PX)).save(path)
+    return path
+
+
+def run(*words):
+    result = CliRunner().invoke(app, ["evolve", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def ask(bundle, start, output, *more, months="2021-01..2021-12"):
+    return run(
+        "--start", start, "--lat", 46.5, "--lon", 9.8, "--start-month", "2021-07", "--bundle",
+        bundle, "--device", "cpu", "--months", months, "--output", output, *more,
+    )  # fmt: skip
+
+
+def test_a_picture_becomes_a_year_with_all_products(bundle, start, tmp_path):
+    code, out, err = ask(bundle, start, tmp_path / "a", "--every", 3, "--members", 2, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["frames"], told["made"]) == (8, 8)
+    folder = SequenceFolder.open(tmp_path / "a")
+    assert folder.plan.timelines[0].months == ("2021-01", "2021-04", "2021-07", "2021-10")
+    assert np.array_equal(
+        folder.read("normal", 1, "2021-07"), made_image(1, TINY_SIZE_PX, TINY_SIZE_PX)
+    )
+    for name in ("index.html", "metrics.csv", "sequence_synth.nc", "stac/collection.json",
+                 "films/normal_synth.gif", "films/normal_synth.mp4"):  # fmt: skip
+        assert (tmp_path / "a" / name).is_file(), name
+    assert any("No layers for QGIS" in note for note in told["notes"])  # a picture has no place
+    assert any(note.startswith("normal: ") and "training" in note for note in told["notes"])
+    assert set(folder.plan.support) == {"normal"}
+    told = read_provenance(folder.frame_path("normal", 1, "2021-10"))
+    assert told["seed"] == 1
+
+
+def test_the_same_command_goes_on_and_another_is_refused(bundle, start, tmp_path):
+    words = (bundle, start, tmp_path / "a")
+    assert ask(*words, months="2021-01..2021-02")[0] == 0
+    folder = SequenceFolder.open(tmp_path / "a")
+    folder.frame_path("normal", 0, "2021-02").unlink()
+    code, out, _ = ask(*words, "--json", months="2021-01..2021-02")
+    assert code == 0
+    assert json.loads(out)["made"] == 1
+    code, _, err = ask(*words, months="2021-01..2021-03")
+    assert code == 2
+    assert "holds another sequence (timelines, support)" in err
+
+
+def test_scenarios_and_a_series_come_from_files(bundle, start, tmp_path):
+    series = tmp_path / "series.csv"
+    rows = [f"{2019 + m // 12}-{m % 12 + 1:02d},{10 + m % 12},2.5" for m in range(48)]
+    series.write_text("\n".join(["month,temperature_c,precipitation_mm_day", *rows]))
+    (tmp_path / "warm.yaml").write_text("kind: delta\ntitle: Warmer\ntemperature: +3\n")
+    (tmp_path / "as_is.yaml").write_text("kind: observed\ntitle: As it was\n")
+    code, _, err = ask(
+        bundle, start, tmp_path / "a", "--climate", series, "--scenario", tmp_path / "as_is.yaml",
+        "--scenario", tmp_path / "warm.yaml", months="2021-06..2021-07",
+    )  # fmt: skip
+    assert code == 0, err
+    plan = SequenceFolder.open(tmp_path / "a").plan
+    assert plan.start.temperature_c == 16
+    as_is, warm = (plan.timeline(name).records[1] for name in ("as_is", "warm"))
+    assert (as_is.temperature_c, warm.temperature_c) == (16, 19)
+    assert as_is.precipitation_mm_day == 2.5
+    assert as_is.temperature_c_history[-1] == 15
+
+
+def test_without_a_start_one_is_generated_and_says_so(bundle, tmp_path):
+    code, out, err = run(
+        "--lat", 46.5, "--lon", 9.8, "--start-month", "2021-07", "--bundle", bundle, "--device",
+        "cpu", "--months", "2021-08", "--output", tmp_path / "a", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "The start itself is generated." in json.loads(out)["notes"]
+    folder = SequenceFolder.open(tmp_path / "a")
+    assert folder.plan.start_is_synthetic
+    assert (tmp_path / "a" / "sequence_synth.qlr").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--months", "2021-13"], "2021-13"),
+        (["--months", "0001-01..9999-12"], "a sequence has 1,200 at most"),
+        (["--months", "2021-08"], "There is no start and no lat, lon, start-month"),
+        (["--months", "2021-08", "--tile", "x", "--lat", "1", "--lon", "2", "--start-month",
+          "2021-07"], "--tile is of a start, and none is given"),
+        (["--months", "2021-08", "--scenario", "none.yaml"], "none.yaml"),
+        (["--months", "2021-08", "--start", "none.tif", "--start-month", "2021-07"], "none.tif"),
+        (["--months", "2021-08", "--doors", "window", "--lat", "1", "--lon", "2",
+          "--start-month", "2021-07"], "Door 'window' is unknown"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_told_in_a_sentence(tmp_path, bundle, words, fault):
+    code, out, err = run(*words, "--bundle", bundle, "--output", tmp_path / "a")
+    assert code == 2
+    assert fault in err
+    assert "Traceback" not in err + out
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_series_outside_the_months_is_refused_before_anything_is_made(bundle, start, tmp_path):
+    series = tmp_path / "series.csv"
+    series.write_text("month,temperature_c\n2019-01,4.5\n2019-02,5.5\n")
+    code, _, err = ask(bundle, start, tmp_path / "a", "--climate", series, months="2030-01")
+    assert code == 2
+    assert "2030-01" in err
+    assert "2019-01" in err
+    assert not (tmp_path / "a").exists()
