@@ -91,6 +91,7 @@ def test_the_verbs_are_those_that_people_know():
         "model path",
         "model list",
         "generate",
+        "evolve",
         "demo",
     }
 

@@ -8,7 +8,12 @@ from diffusers import StableDiffusion3Pipeline
 from ecomap import bundle_path, generate_images, load_bundle, place_record
 from ecomap.adapter import load_adapter
 from ecomap.adapter_card import adapter_path
+from ecomap.bundle_paths import CONTROLNET_FOLDER
+from ecomap.card import read_card
+from ecomap.evolution import evolve_pairs
 from ecomap.indices import land_indices
+from ecomap.sequence_frames import open_evolver
+from ecomap.support import Support
 
 MEGABYTE = 1_000_000
 
@@ -19,8 +24,12 @@ def bundle():
 
 
 def test_it_is_small_holds_no_pickle_and_names_no_path_of_its_makers():
-    files = [path for path in bundle_path("ecomap-tiny").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60 * MEGABYTE
+    folder = bundle_path("ecomap-tiny")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    controlnet = [path for path in files if folder / CONTROLNET_FOLDER in path.parents]
+    others = set(files) - set(controlnet)
+    assert sum(path.stat().st_size for path in others) < 60 * MEGABYTE
+    assert 0 < sum(path.stat().st_size for path in controlnet) < 27 * MEGABYTE
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt"}
     for path in files:
         if path.suffix == ".json":
@@ -89,3 +98,30 @@ def test_the_adapter_makes_a_cold_forest_white_in_winter_and_green_in_summer(bun
     assert winters.mean() > summers.mean() + 30
     base = generate_images(bundle, records[:1], seeds=[0], steps=8)
     assert np.abs(images[0].astype(int) - base[0]).mean() > 5
+
+
+def test_it_takes_a_place_to_another_month_and_back():
+    """A July of Siberia whitens in January, greens again, and comes back as it was."""
+    evolver = open_evolver("ecomap-tiny", device="cpu")
+    july, january = (
+        place_record(56.0, 97.0, month, bundle_card=evolver.card)
+        for month in ("2012-07", "2012-01")
+    )
+    image = generate_images(evolver, [july], seeds=[3], steps=12)[0]
+    made = evolve_pairs(
+        evolver, [(july, image)] * 2, [january, july], seeds=[1, 1], steps=2, batch_size=2
+    )
+    assert np.array_equal(made[1], image)
+    before, after = land_indices(image), land_indices(made[0])
+    assert before.snow_frac < 0.1
+    assert after.snow_frac > 0.7
+    assert after.greenness < before.greenness - 0.05
+
+
+def test_it_knows_the_climates_that_it_learnt_from():
+    support = Support.open(bundle_path("ecomap-tiny") / CONTROLNET_FOLDER)
+    card = read_card(bundle_path("ecomap-tiny"))
+    mild = support.distance(place_record(52.5, 13.4, 7, bundle_card=card))
+    hot = support.distance(place_record(-3.1, -60.0, 7, bundle_card=card, temperature="+8"))
+    assert not mild.is_outside
+    assert hot.is_outside
