@@ -1,6 +1,5 @@
 """Adapters made into bundles."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,12 @@ def merge_to_folder(
 
     Raises:
         BundleError: If base or adapter cannot be had, do not fit, or ``output`` is not empty.
+        DataError: If the disk has no room.
     """
     refuse_full(output)
     bundle = load_bundle(base, device="cpu")
     merged = merge_adapter(bundle, adapter, scale=scale)
-    temporary = output.with_name(f".tmp_{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_bundle(merged, temporary, dtype=torch.float32 if full_precision else torch.float16)
-    _move(temporary, output)
+    save_bundle(merged, output, dtype=torch.float32 if full_precision else torch.float16)
     return Merged(output=output, base=bundle.identity, adapter=dict(merged.adapter))
 
 
@@ -68,10 +65,3 @@ def refuse_full(output: Path) -> None:
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise BundleError(f"{output} is there already and stays. Give a folder that is new.")
-
-
-def _move(temporary: Path, output: Path) -> None:
-    """Give finished files their name."""
-    if output.is_dir():
-        output.rmdir()
-    temporary.rename(output)

@@ -29,6 +29,7 @@ from ecomap.feature_space import (
 )
 from ecomap.schema import CLIMATE, LandCover, describe_validation, write_json
 from ecomap.versions import fingerprint
+from ecomap.whole_folders import written_whole
 
 FOLDER = "feature_network"
 """Folder of the network inside a bundle."""
@@ -211,11 +212,14 @@ def nearest_month(logits: Tensor) -> Tensor:
 
 
 def save_feature_network(network: FeatureNetwork, folder: Path) -> None:
-    """Write config and weights, these in half precision; `load_feature_network` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG_FILE, network.config.model_dump(mode="json"))
+    """Write config and weights, these in half precision, whole or not at all.
+
+    `load_feature_network` reads them. Raises `DataError` if the disk has no room.
+    """
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
+    with written_whole(folder) as temporary:
+        write_json(temporary / CONFIG_FILE, network.config.model_dump(mode="json"))
+        save_file(weights, temporary / WEIGHTS_FILE)
 
 
 def load_feature_network(folder: Path) -> FeatureNetwork:

@@ -27,6 +27,7 @@ from ecomap.schema import TileRecord, read_dataset
 from ecomap.train_config import AutoencoderTrainConfig
 from ecomap.training_draws import Part
 from ecomap.training_report import write_training_page
+from ecomap.whole_folders import written_whole
 
 SKIP_FLAGS = {"black", "blank", "duplicate"}
 """Frames with these flags hold no image to reconstruct."""
@@ -282,5 +283,6 @@ def _train(
     )  # fmt: skip
     write_training_page(output)
     folder = output / "vae"
-    vae.save_pretrained(folder, safe_serialization=True)
+    with written_whole(folder, replaces=("diffusion_pytorch_model*",)) as temporary:
+        vae.save_pretrained(temporary, safe_serialization=True)
     return folder
