@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import h5py
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -33,7 +34,7 @@ from ecomap.errors import BundleError, DataError
 from ecomap.latents import to_image, to_pixels
 from ecomap.windows import Block, Place, plan_blocks
 
-SIDE_PX = 256
+SIDE_PX = 128
 """Side of a block at each stage, at that stage's resolution."""
 HALO_PX = 8
 """What a stage may see beyond a block: a convolution (1), a residual block (2) and one that halves
@@ -191,32 +192,31 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="ecomap_", dir=scratch) as folder:
         for index, stage in enumerate(stages[:-1]):
             # Two files in turn: one is read while the other is written.
-            path = Path(folder) / f"{index % 2}.raw"
+            path = Path(folder) / f"{index % 2}.h5"
             height, width = (_length_after(stage, length) for length in source.size)
             source = _store(_outputs(vae, stage, source, side), (height, width), path)
         yield from _outputs(vae, stages[-1], source, side)
 
 
 def _store(parts: Iterator[Part], size: Place, path: Path) -> _Map:
-    """Write parts of a map to a file, which is mapped anew for each, so that no page stays."""
-    shape: tuple[int, ...] = ()
-    for rows, columns, values in parts:
-        if not shape:
+    """Write parts of a map to a file, by calls: pages of a mapped file would count as memory."""
+    with h5py.File(path, "w") as file:
+        for rows, columns, values in parts:
             shape = (values.shape[1], *size)
-            _require_space(path.parent, math.prod(shape) * np.dtype(np.float32).itemsize)
-            np.memmap(path, np.float32, "w+", shape=shape)
-        written = np.memmap(path, np.float32, "r+", shape=shape)
-        written[:, rows, columns] = values[0].float().cpu().numpy()
+            if not file:
+                _require_space(path.parent, math.prod(shape) * np.dtype(np.float32).itemsize)
+            written = file.require_dataset("map", shape, np.float32)
+            written[:, rows, columns] = values[0].float().cpu().numpy()
 
     def read(rows: slice, columns: slice) -> Tensor:
-        found = np.memmap(path, np.float32, "r", shape=shape)[:, rows, columns]
-        return torch.from_numpy(np.array(found)[None])
+        with h5py.File(path) as file:
+            return torch.from_numpy(file["map"][:, rows, columns][None])
 
     return _Map(size, read)
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    """Refuse a file that the disk cannot hold: written through a map, it would end the process."""
+    """Refuse a file that the disk cannot hold."""
     if (free := shutil.disk_usage(folder).free) < needed:
         raise DataError(
             f"{folder} has {free / 1e9:.1f} GB free; an intermediate map of this image takes "

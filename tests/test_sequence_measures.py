@@ -231,7 +231,7 @@ def test_tables_are_written_whole_with_units_in_names_and_a_synthetic_column(tmp
 def test_an_unfinished_sequence_is_refused_with_the_number_of_its_missing_frames(tmp_path):
     sequence = write_sequence(tmp_path)
     shutil.rmtree(sequence.path / "images" / "plus_2c" / "01")
-    with pytest.raises(DataError, match=re.escape("lacks 3 of 12 frames, first")):
+    with pytest.raises(DataError, match=re.escape("lacks 3 of 12 frames, the first")):
         measure_sequence(sequence)
 
 
