@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -203,7 +203,7 @@ def _store(parts: Iterator[Part], size: Place, path: Path) -> _Map:
     with h5py.File(path, "w") as file:
         for rows, columns, values in parts:
             shape = (values.shape[1], *size)
-            if not file:
+            if "map" not in file:
                 _require_space(path.parent, math.prod(shape) * np.dtype(np.float32).itemsize)
             written = file.require_dataset("map", shape, np.float32)
             written[:, rows, columns] = values[0].float().cpu().numpy()
