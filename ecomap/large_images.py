@@ -6,7 +6,7 @@ image, so that every pixel depends on every other, whatever the halo. Here an im
 passes the network in stages of one residual block each. Every stage runs block by block with a
 halo of its own receptive field; moments of each normalisation are gathered over all blocks before
 the stage's output is computed. What comes out equals encoding or decoding at once up to rounding,
-at about 1.5 times the convolutions. What one stage leaves to the next lies on disk.
+at about twice the convolutions. What one stage leaves to the next lies on disk.
 """
 
 import math
