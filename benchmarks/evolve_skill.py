@@ -77,7 +77,7 @@ class Run:
 
 def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", EvolutionMaker]:
     """Load a bundle; gives what makes images with it."""
-    from ecomap.bundle_paths import CONTROLNET_FOLDER
+    from ecomap.card import parse_doors
     from ecomap.denoiser import computing
     from ecomap.evaluate_bundle import training_note
     from ecomap.evolution import SOLVER, evolve_pairs
@@ -94,18 +94,21 @@ def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", Evolu
     code = found.pop("ecomap_code", None)
     settings = {
         "bundle": bundle.identity, "steps": arguments.steps, "guidance": arguments.guidance,
-        "solver": SOLVER, **computing(bundle.device), "versions": found,
+        "solver": SOLVER, "doors": arguments.doors, **computing(bundle.device), "versions": found,
     }  # fmt: skip
-    folder = arguments.controlnet or bundle.path / CONTROLNET_FOLDER
+    assert bundle.controlnet_path is not None
+    folder = bundle.controlnet_path
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     settings["controlnet"] = fingerprint(files)
+
+    doors = None if arguments.doors is None else parse_doors(arguments.doors)
 
     def evolve(
         starts: Sequence[Any], targets: Sequence[Any], seeds: Sequence[int]
     ) -> NDArray[np.uint8]:
         return evolve_pairs(
             bundle, list(starts), list(targets), seeds=list(seeds), steps=arguments.steps,
-            guidance=arguments.guidance, batch_size=arguments.batch_size,
+            guidance=arguments.guidance, batch_size=arguments.batch_size, doors=doors,
         )  # fmt: skip
 
     maker = EvolutionMaker(
@@ -291,6 +294,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="side to which all frames are brought, px")
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--doors", help="text, tokens, text,tokens or none; by default all")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--cases", type=int, default=0, help="cases of each climate sweep")

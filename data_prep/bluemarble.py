@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_prep.quality import FLAGS, Inspector
 from data_prep.splits import SplitConfig, assign_splits, leakage_report
 from ecomap.errors import DataError, RequestError
 from ecomap.imagery import read_image
 from ecomap.indices import snow_fraction
-from ecomap.normals import KM_PER_DEG, SOURCE, open_normals
+from ecomap.normals import KM_PER_DEG, SOURCE, normal_fields, open_normals
 from ecomap.schema import CLIMATE, TileRecord, make_record, write_dataset
 
 WINDOW_PX = 128
@@ -233,11 +231,7 @@ def _records(place: dict[str, Any], shape: tuple[int, int]) -> list[TileRecord]:
     }  # fmt: skip
     records = []
     for index, month in enumerate(MONTHS):
-        climate: dict[str, Any] = {}
-        for name, values in normals.items():
-            climate[name] = values[index]
-            climate[f"{name}_normals"] = tuple(values)
-            climate[f"{name}_history"] = tuple(np.roll(values, -index).tolist())
+        climate = normal_fields(normals, index)
         records.append(
             make_record(
                 fixed | climate | {"month": month, "image_path": f"images/{month}.jpg"},

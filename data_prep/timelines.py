@@ -15,7 +15,7 @@ from ecomap.sequence import Timeline
 
 def open_timelines(
     months: Sequence[str], *, scenarios: Sequence[Path] = (), climate: Path | None = None
-) -> Callable[[TileRecord], tuple[TileRecord, list[Timeline]]]:
+) -> Callable[[Sequence[TileRecord]], tuple[list[TileRecord], list[Timeline]]]:
     """What puts a start under the scenarios of a request.
 
     Args:
@@ -24,19 +24,19 @@ def open_timelines(
         climate: Series of the place, for scenarios that name none of their own.
 
     Returns:
-        Function of a start: the start under the climate of its own month, and a timeline for each
-        scenario.
+        Function of the months of a start: each under the climate of its own month, and a timeline
+        for each scenario.
 
     Raises:
         ConfigError: If a scenario is malformed.
     """
     opened = [read_scenario(path) for path in scenarios]
 
-    def put(start: TileRecord) -> tuple[TileRecord, list[Timeline]]:
-        series = None
+    def put(starts: Sequence[TileRecord]) -> tuple[list[TileRecord], list[Timeline]]:
+        first, series = starts[0], None
         if climate is not None:
-            series = read_climate_file(climate, start.lat, start.lon)
-        begin = start if series is None else start_under(start, series)
-        return begin, build_timelines(begin, opened, months, series=series)
+            series = read_climate_file(climate, first.lat, first.lon)
+        begin = list(starts) if series is None else [start_under(s, series) for s in starts]
+        return begin, build_timelines(begin[0], opened, months, series=series)
 
     return put

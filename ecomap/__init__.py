@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from data_prep.check import check_dataset
     from data_prep.ecomapper import import_ecomapper
     from data_prep.splits import split_dataset
+    from data_prep.timelines import open_timelines
     from ecomap.bundle_paths import bundle_names, bundle_path
     from ecomap.compare_reports import compare_runs
     from ecomap.config import dump_config, load_config
     from ecomap.demo import demo
     from ecomap.errors import EcomapError
     from ecomap.evaluate import evaluate
+    from ecomap.evolve import evolve
     from ecomap.generate import generate
     from ecomap.model import load_bundle
     from ecomap.normals import open_normals
@@ -40,6 +42,7 @@ _MODULES = {
     "compare_runs": "ecomap.compare_reports",
     "dump_config": "ecomap.config",
     "evaluate": "ecomap.evaluate",
+    "evolve": "ecomap.evolve",
     "generate": "ecomap.generate",
     "generate_images": "ecomap.sample",
     "import_bluemarble": "data_prep.bluemarble",
@@ -48,6 +51,7 @@ _MODULES = {
     "load_config": "ecomap.config",
     "make_record": "ecomap.schema",
     "open_normals": "ecomap.normals",
+    "open_timelines": "data_prep.timelines",
     "place_record": "ecomap.request",
     "read_dataset": "ecomap.schema",
     "split_dataset": "data_prep.splits",
@@ -65,6 +69,7 @@ __all__ = [
     "demo",
     "dump_config",
     "evaluate",
+    "evolve",
     "generate",
     "generate_images",
     "import_bluemarble",
@@ -73,6 +78,7 @@ __all__ = [
     "load_config",
     "make_record",
     "open_normals",
+    "open_timelines",
     "place_record",
     "read_dataset",
     "split_dataset",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ecomap.errors import BundleError
+from ecomap.errors import BundleError, RequestError
 from ecomap.schema import CLIMATE, describe_validation, write_json
 
 CARD_FILE = "ecomap.json"
@@ -55,6 +55,20 @@ class BundleCard(BaseModel):
     attribution: tuple[str, ...] = ()
     training: dict[str, Any] = {}
     """Settings and figures of its training."""
+
+
+def parse_doors(text: str) -> tuple[Door, ...]:
+    """Ways by which the climate enters, from ``text``, ``tokens``, ``text,tokens`` or ``none``.
+
+    Raises:
+        RequestError: If a name is unknown.
+    """
+    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in DOORS]:
+        raise RequestError(
+            f"Door {unknown[0]!r} is unknown. Choose from {', '.join(DOORS)}, or none."
+        )
+    return tuple(door for door in DOORS if door in names)
 
 
 def training_digests(card: BundleCard) -> set[str | None]:

@@ -6,7 +6,6 @@ JSON object and nothing else; progress always goes to stderr.
 Longer than the budget because the help of every option stands here, beside the option.
 """
 
-import errno
 import json
 import os
 import signal
@@ -19,11 +18,10 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from ecomap.errors import EcomapError, RequestError
+from ecomap.errors import NO_ROOM, EcomapError, RequestError
 from ecomap.schema import CLIMATE, LandCover
 
 EXIT_FAILURES, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Door(TyperGroup):
@@ -36,10 +34,10 @@ class Door(TyperGroup):
         except EcomapError as error:
             self._leave(f"error: {error}", EXIT_BAD_INPUT)
         except OSError as error:
-            if error.filename is None and error.errno not in DISK_ERRORS:
+            if error.filename is None and error.errno not in NO_ROOM:
                 raise
             where = error.filename or "the output folder"
-            hint = " Free space; the same command goes on." if error.errno in DISK_ERRORS else ""
+            hint = " Free space; the same command goes on." if error.errno in NO_ROOM else ""
             self._leave(f"error: {where} cannot be used: {error.strerror}.{hint}", EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             message = (
@@ -522,16 +520,22 @@ def evolve(
         str, typer.Option(help="What is shown: 2030-01..2060-12, 2030..2060, or one month.")
     ],
     start: Annotated[
-        Path | None,
-        typer.Option(help="GeoTIFF, PNG, JSON of a record, or a dataset; else it is generated."),
+        list[Path] | None,
+        typer.Option(
+            help="GeoTIFF, PNG, JSON of a record, or a dataset; else it is generated. Repeated: "
+            "months of one place, each shows what those before it hide."
+        ),
     ] = None,
-    tile: Annotated[str | None, typer.Option(help="Tile of a dataset.")] = None,
+    tile: Annotated[list[str] | None, typer.Option(help="Tile of a dataset; once a start.")] = None,
     lat: Annotated[float | None, typer.Option(help="Latitude of the centre.")] = None,
     lon: Annotated[float | None, typer.Option(help="Longitude of the centre.")] = None,
-    start_month: Annotated[str | None, typer.Option(help="YYYY-MM that the start shows.")] = None,
+    start_month: Annotated[
+        list[str] | None, typer.Option(help="YYYY-MM that the start shows; once a start.")
+    ] = None,
     land_cover: Annotated[str | None, typer.Option(help="IGBP class: name or code.")] = None,
     hidden: Annotated[
-        Path | None, typer.Option(help="Mask of the start: not 0 where it is not to be believed.")
+        list[Path] | None,
+        typer.Option(help="Mask: not 0 where the start is not to be believed; once a start."),
     ] = None,
     elevation: Annotated[
         Path | None, typer.Option(help="Elevation model; temperature follows the ground.")
@@ -574,23 +578,21 @@ def evolve(
     """Take a place through months of climate: a georeferenced sequence from one start."""
     from data_prep.scenarios import parse_months
     from data_prep.timelines import open_timelines
+    from ecomap.card import parse_doors
 
     shown = parse_months(months, every=every)
     timelines = open_timelines(shown, scenarios=scenario or (), climate=climate)
-    how = _given(steps=steps, guidance=guidance, solver=solver, control_scale=control_scale)
     given = _given(
         start=start, tile=tile, lat=lat, lon=lon, start_month=start_month, land_cover=land_cover,
         hidden=hidden, elevation=elevation, members=members, chain=chain, seed=seed,
+        steps=steps, guidance=guidance, solver=solver, control_scale=control_scale,
         overlap=overlap, bundle=bundle, controlnet=controlnet, adapter=adapter, device=device,
-        output=output,
+        output=output, doors=None if doors is None else parse_doors(doors),
     )  # fmt: skip
     with redirect_stdout(sys.stderr):
-        from ecomap.evolution import EvolveSettings, parse_doors
         from ecomap.evolve import evolve
 
-        if doors is not None:
-            how["doors"] = parse_doors(doors)
-        result = evolve(timelines, settings=EvolveSettings(**how), **given)
+        result = evolve(timelines, **given)
     _finish(result, as_json)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecomap.errors import RequestError
 from ecomap.schema import CLIMATE, SERIES_MONTHS, ClimateVariable, TileRecord, check_climate
@@ -106,6 +107,16 @@ def knows_anomalies(records: Sequence[TileRecord]) -> bool:
     )
 
 
+def values_alone(record: TileRecord) -> TileRecord:
+    """A record that does not tell how its month differs from the normals.
+
+    Without normals the values stand in for the climate, as of a dataset that has none.
+    """
+    if record.climate_kind != "observed":
+        return record
+    return record.model_copy(update={f"{name}_normals": None for name in CLIMATE})
+
+
 @dataclass(frozen=True)
 class Change:
     """What a user asks of one climate variable."""
@@ -196,6 +207,25 @@ def apply_changes(record: TileRecord, changes: Mapping[str, Change]) -> TileReco
             old = getattr(record, field)
             update[field] = _changed(old, offset, factor, variable, field)
     return record.model_copy(update=update)
+
+
+def at_level(
+    name: str, values: float | NDArray[np.float64], level: float, wanted: float
+) -> NDArray[np.float64]:
+    """Values brought from one level to another, such as those of a map to another mean.
+
+    Precipitation and radiation are scaled, so that a level of 0 is 0 everywhere. Temperature is
+    shifted, and so are they from 0 or by more than `MAX_FACTOR`; all stop at their minimum.
+
+    Args:
+        name: Climate variable.
+        values: In its unit; of any shape, which is kept.
+        level: Level of the values.
+        wanted: Level of what is returned.
+    """
+    variable = CLIMATE[name]
+    offset, factor = _relative(Change("absolute", wanted), level, variable)
+    return np.asarray(np.maximum(values * factor + offset, variable.minimum))
 
 
 def _relative(change: Change, today: float, variable: ClimateVariable) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ecomap.climate import MAX_FACTOR, monthly_series, transform
+from ecomap.climate import at_level, monthly_series, transform
 from ecomap.normals import Footprint, footprint_of, open_normals
 from ecomap.schema import CLIMATE, SERIES_MONTHS, TileRecord
 
@@ -84,21 +84,11 @@ def _mean_map(
     calendar = (record.month_index + np.arange(-months + 1, 1)) % 12
     fields, levels = _pattern(record, name, shape, height_m)
     maps = [
-        transform(name, _at_level(name, fields[month], levels[month], value))
+        transform(name, at_level(name, fields[month], levels[month], value))
         for month, value in zip(calendar, series, strict=True)
         if np.isfinite(value)
     ]
     return np.mean(maps, axis=0) if maps else np.full(shape, np.nan)
-
-
-def _at_level(
-    name: str, field: NDArray[np.float64], level: float, value: float
-) -> NDArray[np.float64]:
-    """A field that is ``level`` on average, shifted or scaled to ``value``."""
-    if CLIMATE[name].is_ratio and 0 < value <= MAX_FACTOR * level:
-        return field * (value / level)
-    moved = field + (value - level)
-    return np.maximum(moved, CLIMATE[name].minimum)
 
 
 def _pattern(

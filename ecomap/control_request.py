@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -12,13 +12,21 @@ from torch import Tensor
 
 from ecomap.adapter_card import merged_adapter
 from ecomap.card import DOORS
-from ecomap.controlnet_files import load_controlnet, load_edit_head, read_controlnet_card
-from ecomap.controls import ControlSpec, encode_control
+from ecomap.controlnet_files import (
+    load_controlnet,
+    load_edit_head,
+    read_control_spec,
+    read_controlnet_card,
+)
+from ecomap.controls import EDGE_CHANNELS, ControlSpec, encode_control
 from ecomap.errors import BundleError, RequestError
 from ecomap.imagery import read_image
 from ecomap.model import CLIMATE_ENCODER_FOLDER, Bundle, load_climate_encoder
 from ecomap.schema import MONTH_PATTERN, TileRecord, months_between, unique
 from ecomap.versions import fingerprint
+
+GIVEN_CHANNELS = ("reference_valid", "months_gap", *EDGE_CHANNELS)
+"""Control channels that `ecomap.controls.encode_control` makes of an image and its month."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,11 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
     if (folder / CLIMATE_ENCODER_FOLDER).is_dir():
         encoder = load_climate_encoder(folder / CLIMATE_ENCODER_FOLDER).to(bundle.device)
         known = told.get("trained_variables", bundle.card.trained_variables)
-        changes |= {"doors": DOORS, "trained_variables": tuple(known)}
+        changes |= {
+            "doors": DOORS,
+            "trained_variables": tuple(known),
+            "trained_anomalies": bool(told.get("trained_anomalies", False)),
+        }
     for network in (controlnet, encoder, head):
         if network is not None:
             network.eval().requires_grad_(False)
@@ -108,6 +120,7 @@ def use_controlnet(bundle: Bundle, folder: Path) -> Bundle:
     return replace(
         bundle,
         controlnet=controlnet,
+        controlnet_path=folder,
         control=spec,
         edit_head=head,
         climate_encoder=encoder,
@@ -127,6 +140,17 @@ def _check_adapter(bundle: Bundle, folder: Path, base: Mapping[str, str]) -> Non
         )
 
 
+def fitting_command(spec: ControlSpec) -> Literal["generate", "evolve"] | None:
+    """The command of ecomap that gives a ControlNet all that it was trained on; None if none does.
+
+    `generate` has one image and its month. `evolve` adds climate maps and the season of its
+    reference, and holds what an edit must not change; its images are references.
+    """
+    if set(spec.channels) <= set(GIVEN_CHANNELS) and not spec.edit:
+        return "generate"
+    return "evolve" if spec.image == "reference" else None
+
+
 def open_control_request(
     bundle: Bundle, request: ControlRequest, target: TileRecord | None
 ) -> OpenedControl:
@@ -141,11 +165,12 @@ def open_control_request(
         BundleError: If the ControlNet cannot be loaded beside this base.
         ConfigError: If a detector lacks its weights.
         DataError: If the image cannot be read.
-        RequestError: If the image is not square, or the months are missing or contradictory.
+        RequestError: If the ControlNet needs more than an image and its month, the image is not
+            square, or the months are missing or contradictory.
     """
+    spec = read_control_spec(request.controlnet)
+    _check_command(request.controlnet, spec)
     loaded = use_controlnet(bundle, request.controlnet)
-    spec = loaded.control
-    assert spec is not None
     frame, notes = _read_square(request.image, loaded.card.image_size_px)
     gap = None if request.month is None else _gap(request.month, target, spec)
     if gap is not None and not 1 <= gap <= spec.max_gap_months:
@@ -168,6 +193,20 @@ def open_control_request(
         "scale": request.scale,
     }
     return OpenedControl(bundle=loaded, control=control, provenance=provenance, notes=notes)
+
+
+def _check_command(folder: Path, spec: ControlSpec) -> None:
+    """Refuse a ControlNet to which one image and its month do not say enough."""
+    command = fitting_command(spec)
+    if command == "generate":
+        return
+    others = [name for name in spec.channels if name not in GIVEN_CHANNELS]
+    does = f"reads {', '.join(others)}" if others else "changes one month of a place into another"
+    use = "Train it without them" if command is None else f"Use ecomap evolve --controlnet {folder}"
+    raise RequestError(
+        f"The ControlNet {folder} {does}; ecomap generate gives it one image and its month alone. "
+        f"{use}."
+    )
 
 
 def _read_square(path: Path, side_px: int) -> tuple[np.ndarray, list[str]]:

@@ -140,6 +140,11 @@ def load_edit_head(folder: Path) -> EditHead:
     return whole
 
 
+def read_control_spec(folder: Path) -> ControlSpec:
+    """What the control of a saved ControlNet is (raises `BundleError` without one)."""
+    return _read_description(folder)[0]
+
+
 def read_controlnet_card(folder: Path) -> dict[str, Any]:
     """Facts for readers that a ControlNet was saved with (raises `BundleError` without one)."""
     return _read_description(folder)[2]

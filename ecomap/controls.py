@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.detectors import DETECTORS, Look, open_detector
 from ecomap.errors import RequestError
+from ecomap.imagery import has_data
 from ecomap.latents import Vae, encode, to_pixels
 from ecomap.transformer_config import ControlChannel, ControlImage, ControlNetConfig
 
@@ -143,7 +144,7 @@ def encode_control(
     Args:
         spec: What the ControlNet reads.
         vae: Autoencoder, on the device of the result.
-        frames: uint8 ``(B, H, W, 3)``; black in all bands is missing data.
+        frames: uint8 ``(B, H, W, 3)``; missing where black (`ecomap.imagery.has_data`).
         gap_months: Months from these images to their targets.
         weights: Folder of the detector's weights, for detectors that have any.
 
@@ -166,7 +167,7 @@ def encode_control(
     return prepare_control(
         spec,
         encode(vae, to_pixels(torch.from_numpy(shown)).to(device)),
-        valid=cell_means((frames != 0).any(-1)),
+        valid=cell_means(has_data(frames)),
         gap_months=gaps,
         maps={name: edge_cells(name, frames) for name in spec.channels if name in EDGE_CHANNELS},
     )

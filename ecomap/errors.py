@@ -4,6 +4,11 @@ A message is one sentence each for what is wrong (with the value and where), wha
 and what to do. The command line prints it without a traceback and exits 2.
 """
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Codes of an `OSError` where a disk, a quota or a limit leaves no room."""
+
 
 class EcomapError(Exception):
     """Base of all errors that ecomap raises on purpose."""

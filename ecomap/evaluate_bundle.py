@@ -31,7 +31,8 @@ from ecomap.latents import decode, encode, to_image, to_pixels
 from ecomap.model import Bundle
 from ecomap.outputs import SYNTHETIC_STATEMENT
 from ecomap.places import places_digest, shuffle_climate
-from ecomap.sample import SOLVER, generate_images, known_to, prompt_of
+from ecomap.request import known_to
+from ecomap.sample import SOLVER, generate_images, prompt_of
 from ecomap.schema import TileRecord, write_dataset
 from ecomap.tiles import Frame, ImageSet, ScoredTile, SetKind
 from ecomap.versions import versions

@@ -7,6 +7,7 @@ month and climate gives back the start.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,24 +18,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ecomap.card import DOORS, Door
+from ecomap.card import BundleCard, Door
 from ecomap.climate import monthly_series, transform
-from ecomap.controls import (
-    MIN_VALID,
-)
+from ecomap.controls import MIN_VALID
 from ecomap.denoiser import ControlBranch
 from ecomap.errors import RequestError
 from ecomap.latents import decode, to_image
 from ecomap.model import Bundle
-from ecomap.sample import Progress, known_to, sample_latents
+from ecomap.request import known_to
+from ecomap.sample import Progress, sample_latents
 from ecomap.schema import CLIMATE, TileRecord
-from ecomap.solver import SolverName
+from ecomap.solver import SOLVERS, SolverName
 from ecomap.starts import EncodedStarts, Start, control_of, control_spec, encode_starts
 
 STEPS = 2
-"""Two steps show what is to be expected; more draw one of the possibilities, as ensembles need."""
+"""Two steps show what is to be expected."""
+ENSEMBLE_STEPS = 8
+"""More steps draw one of the possibilities: at two, the members of an ensemble hardly differ."""
 GUIDANCE = 1.0
 SOLVER: SolverName = "euler"
+OVERLAP = 0.5
+"""Share of a window that its neighbour covers, in scenes larger than the model's images."""
+MAX_OVERLAP = 0.9
+BATCH_SIZE = 16
 
 SMALL_CHANGE = 0.02
 """Change of climate, in the units of `ecomap.climate.transform`, from which on all may change:
@@ -57,23 +63,43 @@ class EvolveSettings:
     doors: tuple[Door, ...] | None = None
     """Ways by which the climate is told beside the control; by default all of the bundle."""
     control_scale: float = 1.0
-    batch_size: int = 16
+    batch_size: int = BATCH_SIZE
+    overlap: float = OVERLAP
     keep_detail: bool = True
     """Whether what the autoencoder loses of the start is put back where nothing changed."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no frame can be made with.
 
-def parse_doors(text: str) -> tuple[Door, ...]:
-    """Ways by which the climate enters, from ``text``, ``tokens``, ``text,tokens`` or ``none``.
+        Raises:
+            RequestError: If a setting is out of its range.
+        """
+        if self.solver not in SOLVERS:
+            raise RequestError(
+                f"Solver {self.solver!r} is unknown. Choose from {', '.join(SOLVERS)}."
+            )
+        if self.steps < 1 or self.batch_size < 1:
+            name = "steps" if self.steps < 1 else "batch_size"
+            raise RequestError(f"{name} is {getattr(self, name)}; choose a number from 1.")
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise RequestError(
+                f"overlap is {self.overlap:g}; choose a share from 0 to {MAX_OVERLAP:g}."
+            )
+        for name in ("guidance", "control_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RequestError(f"{name} is {getattr(self, name):g}; choose a number from 0.")
 
-    Raises:
-        RequestError: If a name is unknown.
-    """
-    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in DOORS]:
-        raise RequestError(
-            f"Door {unknown[0]!r} is unknown. Choose from {', '.join(DOORS)}, or none."
-        )
-    return tuple(door for door in DOORS if door in names)
+    def require_doors(self, card: BundleCard) -> None:
+        """Refuse ways of the climate that a bundle does not have.
+
+        Raises:
+            RequestError: If there is one.
+        """
+        if unknown := set(self.doors or ()) - set(card.doors):
+            raise RequestError(
+                f"{card.name} has no door {min(unknown)!r}. Choose from {', '.join(card.doors)}, "
+                "or none."
+            )
 
 
 def change_share(start: TileRecord, target: TileRecord) -> float:
@@ -98,6 +124,29 @@ def change_share(start: TileRecord, target: TileRecord) -> float:
         differences = np.abs(own - asked)
         largest = max(largest, float(np.nanmax(differences, initial=0.0)))
     return min(1.0, largest / SMALL_CHANGE)
+
+
+def change_cells(
+    encoded: EncodedStarts, index: Sequence[int], targets: Sequence[TileRecord]
+) -> Tensor:
+    """How much of each cell of some starts may change (`change_share`).
+
+    Args:
+        encoded: Starts; a cell's month is the one that it shows.
+        index: Start of each target ``(B,)``.
+        targets: Without what the model does not know.
+
+    Returns:
+        ``(B, 1, h, w)`` in [0, 1]; 1 where a start shows nothing.
+    """
+    rows = list(index)
+    change = torch.ones_like(encoded.valid[rows])
+    for number in encoded.numbers(rows):
+        pairs = zip(rows, targets, strict=True)
+        share = [change_share(encoded.month(row, number), target) for row, target in pairs]
+        column = torch.tensor(share).to(change)[:, None, None, None]
+        change = torch.where(encoded.source[rows] == number, column, change)
+    return torch.where(encoded.valid[rows] >= MIN_VALID, change, 1.0)
 
 
 def evolve_images(
@@ -132,13 +181,10 @@ def evolve_images(
     settings = settings or EvolveSettings()
     spec = control_spec(bundle)
     known = [known_to(target, bundle.card) or target for target in targets]
-    shown = [known_to(start.record, bundle.card) or start.record for start in encoded.starts]
     frames = []
     for first in range(0, len(targets), settings.batch_size):
         part = slice(first, first + settings.batch_size)
         rows = list(index[part])
-        share = [change_share(shown[i], t) for i, t in zip(rows, known[part], strict=True)]
-        change = torch.tensor(share, device=bundle.device)[:, None, None, None]
         latents = sample_latents(
             bundle,
             known[part],
@@ -150,7 +196,7 @@ def evolve_images(
             branch=ControlBranch(
                 control=control_of(spec, encoded, rows, known[part], height_m=height_m),
                 scale=settings.control_scale,
-                change=torch.where(encoded.valid[rows] >= MIN_VALID, change, 1.0),
+                change=change_cells(encoded, rows, known[part]),
             ),
         )
         pixels = decode(bundle.vae, latents)
@@ -187,7 +233,7 @@ def evolve_pairs(
     seeds: Sequence[int],
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
     **rest: Any,
 ) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from ecomap.evaluation_plots import error_map, group_bars, styles
 from ecomap.evaluation_report import VERDICTS
 from ecomap.evolution_gains import GENERATED, RIVALS, Gain
 from ecomap.evolution_making import CHAINED
-from ecomap.evolution_pairs import AHEAD
+from ecomap.evolution_pairs import AHEAD, SERIES
 from ecomap.evolution_plots import rank_bars, step_lines, system_bars
 from ecomap.evolution_report import METRICS, EvolutionReport
 from ecomap.outputs import SYNTHETIC_STATEMENT, contact_sheet
@@ -196,18 +196,16 @@ def _write_sheet(
 ) -> Path | None:
     """One pair of each of a few places: the start, the real target, and every system."""
     real = tables[OBSERVED]
-    apart = (real[AHEAD] - SHEET_AHEAD).abs().sort_values(kind="stable")
-    places = real.loc[apart.index].drop_duplicates("place")
-    keys = real.index[real.index.isin(places.index)][:SHEET_PLACES]
     names = [OBSERVED, *(name for name in SHEET_SYSTEMS if name in tables)]
     images, captions, flags = [], list[str](), list[bool | None]()
-    for key in keys:
+    for key in sheet_keys(real):
         try:
             row = [pictures(name, str(key)) for name in names]
         except (ImageError, KeyError):
             continue
         images += row
-        about = f"{real.loc[key, 'land_cover'] or ''}, {str(key).rpartition('/')[2]}"
+        cover = str(real.loc[key, "land_cover"] or "")
+        about = f"{cover}, {str(key).rpartition('/')[2]}"
         captions += [f"{name.replace('_', ' ')}, {about}" for name in names]
         is_mean = {"class_month_mean": None, GENERATED: False}
         flags += [is_mean.get(name, True) for name in names]
@@ -217,6 +215,25 @@ def _write_sheet(
     title = "Other months of a place: real, generated and rivals"
     contact_sheet(path, images, captions, len(names), title, is_real=flags)
     return path
+
+
+def sheet_keys(real: pd.DataFrame) -> list[str]:
+    """Pairs of a few places, from south to north, whose starts take turns over the year.
+
+    Args:
+        real: Real targets, index ``key``.
+    """
+    apart = (real[AHEAD] - SHEET_AHEAD).abs()
+    month = real[SERIES].str[-2:]
+    turns = [str(one) for one in sorted(month.unique())]
+    places = real.sort_values("lat", kind="stable")["place"].unique()
+    count = min(SHEET_PLACES, len(places))
+    keys = []
+    for turn in range(count):
+        is_its = real["place"] == places[round(turn * (len(places) - 1) / max(1, count - 1))]
+        own = is_its & (month == turns[turn % len(turns)])
+        keys += [str(apart[own if own.any() else is_its].idxmin())]
+    return keys
 
 
 def _sheet(path: Path | None) -> Iterator[Section]:

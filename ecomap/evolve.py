@@ -5,18 +5,27 @@ alone, once all frames are there.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ecomap.bundle_paths import CONTROLNET_FOLDER, bundle_path
-from ecomap.card import read_card
+from ecomap.bundle_paths import bundle_path
+from ecomap.card import Door, read_card
 from ecomap.elevation import read_elevation
 from ecomap.errors import RequestError
-from ecomap.evolution import EvolveSettings
+from ecomap.evolution import (
+    BATCH_SIZE,
+    ENSEMBLE_STEPS,
+    GUIDANCE,
+    OVERLAP,
+    SOLVER,
+    STEPS,
+    EvolveSettings,
+)
 from ecomap.model import Bundle, is_hub_id, resolve_device
+from ecomap.request import place_record
 from ecomap.schema import TileRecord, unique
 from ecomap.sequence import GENERATED, SequenceFolder, SequencePlan, Timeline
 from ecomap.sequence_catalogue import write_catalogue
@@ -31,8 +40,8 @@ from ecomap.sequence_frames import (
 )
 from ecomap.sequence_page import write_sequence_page
 from ecomap.sequence_qgis import write_layers
-from ecomap.start_tile import generated_record, open_start
-from ecomap.starts import Start
+from ecomap.solver import SolverName
+from ecomap.start_tile import open_starts
 from ecomap.support import Support, SupportResult, note_of
 
 NO_SUPPORT = (
@@ -40,9 +49,9 @@ NO_SUPPORT = (
     "them."
 )
 
-MakeTimelines = Callable[[TileRecord], tuple[TileRecord, Sequence[Timeline]]]
-"""From the start as it is known to the start under the climate of its month, and the scenarios
-(`data_prep.scenarios`)."""
+MakeTimelines = Callable[[Sequence[TileRecord]], tuple[Sequence[TileRecord], Sequence[Timeline]]]
+"""From the months of a start as they are known to those under the climate of their month, and the
+scenarios (`data_prep.timelines.open_timelines`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +82,24 @@ class EvolveResult:
 def evolve(
     timelines: MakeTimelines,
     *,
-    start: Path | None = None,
-    tile: str | None = None,
+    start: Path | Sequence[Path] = (),
+    tile: str | Sequence[str] = (),
     lat: float | None = None,
     lon: float | None = None,
-    start_month: str | None = None,
+    start_month: str | Sequence[str] = (),
     land_cover: str | int | None = None,
-    hidden: Path | None = None,
+    hidden: Path | Sequence[Path | None] = (),
     elevation: Path | None = None,
     members: int = 1,
     seed: int = 0,
     chain: bool = False,
-    settings: EvolveSettings | None = None,
-    overlap: float = 0.5,
+    steps: int | None = None,
+    guidance: float = GUIDANCE,
+    solver: SolverName = SOLVER,
+    doors: Sequence[Door] | None = None,
+    control_scale: float = 1.0,
+    overlap: float = OVERLAP,
+    batch_size: int = BATCH_SIZE,
     bundle: str = "ecomap-tiny",
     controlnet: Path | None = None,
     adapter: str | Path | None = None,
@@ -96,21 +110,27 @@ def evolve(
     """Make a sequence, or go on with it.
 
     Args:
-        timelines: Gives the scenarios for a start.
-        start: GeoTIFF, PNG, JSON of a record, or the folder of a dataset (`open_start`); without
-            one the start is generated at ``lat`` and ``lon``.
-        tile: Tile of a dataset.
+        timelines: Gives the scenarios for a start (`ecomap.open_timelines`).
+        start: GeoTIFF, PNG, JSON of a record, or the folder of a dataset; several are months of one
+            place, each of which shows what those before it do not (`open_starts`). Without one the
+            start is generated at ``lat`` and ``lon``.
+        tile: Tile of a dataset, one a start.
         lat: Degrees north, where the start does not tell.
         lon: Degrees east.
-        start_month: ``YYYY-MM`` that the start shows.
+        start_month: ``YYYY-MM`` that the start shows, one a start.
         land_cover: IGBP class in place of the start's.
-        hidden: Mask of pixels that are not to be believed.
+        hidden: Mask of pixels that are not to be believed, one a start.
         elevation: Elevation model; temperature then follows the ground.
         members: Frames of one month that differ in their noise.
         seed: Of the first member.
         chain: Whether frames begin with the frame before.
-        settings: Sampler, steps, guidance, doors, control scale.
-        overlap: Share of a window that its neighbour covers.
+        steps: Solver steps; by default `STEPS`, for an ensemble `ENSEMBLE_STEPS`.
+        guidance: Guidance scale; 1 is none.
+        solver: Sampler.
+        doors: Ways by which the climate is told beside the control; by default all of the bundle.
+        control_scale: Strength of the ControlNet; 0 is none.
+        overlap: Share of a window that its neighbour covers, in scenes.
+        batch_size: Frames at a time.
         bundle: Name or folder of a bundle.
         controlnet: ControlNet in place of the bundle's own.
         adapter: Adapter of the bundle.
@@ -124,47 +144,53 @@ def evolve(
         RequestError: If the request is contradictory, incomplete or impossible.
     """
     console = console or Console(stderr=True)
-    settings = settings or EvolveSettings()
+    if steps is None:
+        steps = STEPS if members == 1 else ENSEMBLE_STEPS
+    settings = EvolveSettings(
+        steps=steps, guidance=guidance, solver=solver, control_scale=control_scale,
+        doors=None if doors is None else tuple(doors), overlap=overlap, batch_size=batch_size,
+    )  # fmt: skip
+    sources = _listed(start)
+    place: dict[str, Any] = {"lat": lat, "lon": lon, "land_cover": land_cover}
+    words: dict[str, Any] = {
+        "months": _listed(start_month), "tiles": _listed(tile), "hidden": _listed(hidden)
+    }  # fmt: skip
+    if not sources:
+        _check_generated(lat, lon, **words)
     resolve_device(device)
-    card = None if is_hub_id(bundle) else read_card(bundle_path(bundle))
-    opened: tuple[Start, list[str]] | None = None
-    if start is not None and card is not None:
-        opened = open_start(
-            start, card=card, month=start_month, lat=lat, lon=lon, land_cover=land_cover,
-            tile_id=tile, hidden=hidden,
-        )  # fmt: skip
-    elif start is None:
-        _check_generated(lat, lon, start_month, tile, hidden)
-    model = open_evolver(bundle, controlnet=controlnet, adapter=adapter, device=device)
-    if opened is None and start is not None:
-        opened = open_start(
-            start, card=model.card, month=start_month, lat=lat, lon=lon, land_cover=land_cover,
-            tile_id=tile, hidden=hidden,
-        )  # fmt: skip
-    source = GENERATED if start is None else start.name
+    opening: dict[str, Any] = {"controlnet": controlnet, "adapter": adapter, "device": device}
+    # What is wrong with a start is told before a model is loaded, where its card is at hand.
+    model = open_evolver(bundle, **opening) if is_hub_id(bundle) else None
+    card = model.card if model else read_card(bundle_path(bundle))
+    opened = open_starts(sources, card=card, **words, **place) if sources else None
+    model = model or open_evolver(bundle, **opening)
     if opened is None:
         assert lat is not None
         assert lon is not None
-        assert start_month is not None
-        record = generated_record(lat, lon, start_month, model.card, land_cover)
+        record = place_record(lat, lon, words["months"][0], bundle_card=card, land_cover=land_cover)
         opened = generate_start(model, record, seed=seed), ["The start itself is generated."]
     begin, assumed = opened
-    record, scenarios = timelines(begin.record)
-    begin = Start(record=record, image=begin.image, hidden=begin.hidden)
-    heights, told = _heights(elevation, record)
+    records, scenarios = timelines(begin.records)
+    begin = replace(begin, record=records[0], others=tuple(records[1:]))
+    heights, told = _heights(elevation, begin.record)
     request = EvolveRequest(
         timelines=scenarios, members=members, seed=seed, chain=chain, settings=settings,
-        overlap=overlap, height_m=heights,
+        height_m=heights,
     )  # fmt: skip
-    support = _support(model, controlnet, scenarios)
-    notes = [*assumed, *told, *([] if support else [NO_SUPPORT])]
+    support = _support(model, scenarios)
     plan = plan_sequence(
-        model, begin, request, name=record.location_id, source=source, controlnet=controlnet,
-        support=support, notes=notes,
+        model, begin, request, name=begin.record.location_id,
+        source=", ".join(unique(path.name for path in sources)) or GENERATED,
+        support=support, notes=[*assumed, *told, *([] if support else [NO_SUPPORT])],
     )  # fmt: skip
     folder = SequenceFolder.create(output, plan)
     made = make_frames(model, begin, request, folder, console=console)
     return finish(folder, made=made, console=console)
+
+
+def _listed(given: Any) -> list[Any]:
+    """One word or several, as a list."""
+    return [given] if isinstance(given, (str, Path)) else list(given or ())
 
 
 def finish(
@@ -216,19 +242,20 @@ def _scenario_notes(plan: SequencePlan) -> list[str]:
 def _check_generated(
     lat: float | None,
     lon: float | None,
-    month: str | None,
-    tile: str | None,
-    hidden: Path | None,
+    *,
+    months: Sequence[str],
+    tiles: Sequence[str],
+    hidden: Sequence[Path | None],
 ) -> None:
     """Refuse a request without a start that does not say what to generate."""
-    given = {"lat": lat, "lon": lon, "start-month": month}
-    if missing := [name for name, value in given.items() if value is None]:
+    given = {"lat": lat is not None, "lon": lon is not None, "start-month": bool(months)}
+    if missing := [name for name, is_given in given.items() if not is_given]:
         raise RequestError(
             f"There is no start and no {', '.join(missing)}. Give --start FILE, or --lat, --lon "
             "and --start-month for a start that is generated."
         )
-    if tile is not None or hidden is not None:
-        name = "tile" if tile is not None else "hidden"
+    if tiles or hidden or len(months) > 1:
+        name = "tile" if tiles else "hidden" if hidden else "start-month twice"
         raise RequestError(f"--{name} is of a start, and none is given. Give --start too.")
 
 
@@ -241,11 +268,12 @@ def _heights(path: Path | None, record: TileRecord) -> tuple[Any, list[str]]:
 
 
 def _support(
-    model: Bundle, controlnet: Path | None, scenarios: Sequence[Timeline]
+    model: Bundle, scenarios: Sequence[Timeline]
 ) -> dict[str, tuple[dict[str, Any] | None, ...]]:
     """How far the asked climates lie from those of training; empty where that is not known."""
-    folder = controlnet or model.path / CONTROLNET_FOLDER
-    support = Support.open(folder) or Support.open(model.path)
+    folders = [model.controlnet_path, model.path]
+    found_in = (Support.open(folder) for folder in folders if folder is not None)
+    support = next((table for table in found_in if table is not None), None)
     if support is None:
         return {}
     found = {line.name: [support.distance(r) for r in line.records] for line in scenarios}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ecomap.errors import DataError
 from ecomap.image_decoding import Mask, decode_mask, read_header
 from ecomap.image_files import plain_stem
+from ecomap.imagery import has_data
 from ecomap.schema import TileRecord
 
 
@@ -59,7 +60,7 @@ class ValidPixels:
         self._read = lru_cache(maxsize=2)(self._decode)
 
     def of(self, record: TileRecord, frame: NDArray[np.uint8]) -> Mask:
-        """Valid pixels of a record: not black in all bands, and 0 in its mask if it has one.
+        """Valid pixels of a record: with data, and 0 in its mask if it has one.
 
         Args:
             record: The tile.
@@ -71,7 +72,7 @@ class ValidPixels:
         Raises:
             ImageError: If its mask cannot be read or has not the size of the file.
         """
-        valid: Mask = np.asarray(frame.any(-1))
+        valid: Mask = has_data(frame)
         if record.image_path in self.masks:
             hidden = self._read(record.image_path)
             if record.window_px is not None:

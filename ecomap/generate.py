@@ -27,14 +27,13 @@ from ecomap.outputs import (
 )
 from ecomap.page import Figure, Section, Table, write_page
 from ecomap.prompt import Prompt
-from ecomap.request import parse_changes, place_record, read_record
+from ecomap.request import known_to, parse_changes, place_record, read_record
 from ecomap.sample import (
     GUIDANCE,
     SOLVER,
     STEPS,
     Progress,
     generate_images,
-    known_to,
     prompt_of,
 )
 from ecomap.schema import CLIMATE, TileRecord, parse_land_cover, write_json

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ecomap.errors import ImageError
 from ecomap.image_decoding import IMAGE_SUFFIXES, Mask, decode, decode_mask
+from ecomap.imagery import has_data
 from ecomap.outputs import SYNTHETIC_MARK
 from ecomap.tiles import Frame
 
@@ -120,7 +121,7 @@ def read_whole(file: ImageFile) -> Frame:
     """
     frame = decode(file.path, bands=file.bands, reflectance_range=file.reflectance_range)
     if file.black_is_nodata and not frame.bands:
-        frame = replace(frame, valid=frame.valid & frame.rgb.any(-1))
+        frame = replace(frame, valid=frame.valid & has_data(frame.rgb))
     if file.mask is not None:
         frame = replace(frame, valid=frame.valid & ~decode_mask(file.mask, frame.valid.shape))
     return frame

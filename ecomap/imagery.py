@@ -18,6 +18,22 @@ DIGITAL_NUMBERS_PER_REFLECTANCE = 10_000
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
 
+def has_data(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels with data of frames: what is black in all bands is missing.
+
+    Args:
+        frames: ``(..., bands)``.
+
+    Returns:
+        bool ``(...)``.
+
+    Example:
+        >>> has_data(np.array([[0, 0, 0], [0, 0, 1]], np.uint8)).tolist()
+        [False, True]
+    """
+    return np.asarray(frames.any(-1))
+
+
 def read_image(path: Path, reflectance_range: tuple[float, float] | None = None) -> np.ndarray:
     """Read an image file as uint8 RGB ``(H, W, 3)``.
 

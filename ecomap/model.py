@@ -72,6 +72,8 @@ class Bundle:
     text_encoder_3: T5EncoderModel | None = None
     climate_encoder: ClimateEncoder | None = None
     controlnet: SD3ControlNetModel | None = None
+    controlnet_path: Path | None = None
+    """Folder that the ControlNet came from."""
     control: ControlSpec | None = None
     """What the ControlNet's control is."""
     edit_head: EditHead | None = None

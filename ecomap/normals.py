@@ -5,8 +5,10 @@ radiation is not in the table: it is not known, and stays so.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +125,27 @@ class Normals:
 def open_normals() -> Normals:
     """The shipped table, read once."""
     return Normals()
+
+
+def normal_fields(
+    climate: Mapping[str, Sequence[float] | np.ndarray], month_index: int
+) -> dict[str, Any]:
+    """Climate of a record that stands under its normals.
+
+    Args:
+        climate: Climate variable -> normals of January to December, as `Normals.climate` gives.
+        month_index: Own month of the record, 0 to 11.
+
+    Returns:
+        Field -> value: of each variable its own month, the months before it and the normals.
+    """
+    fields: dict[str, Any] = {}
+    for name, normals in climate.items():
+        values = np.asarray(normals, dtype=float)
+        fields[name] = float(values[month_index])
+        fields[f"{name}_history"] = tuple(np.roll(values, -month_index).tolist())
+        fields[f"{name}_normals"] = tuple(values.tolist())
+    return fields
 
 
 def footprint_of(record: TileRecord) -> Footprint:

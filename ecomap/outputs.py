@@ -113,7 +113,7 @@ def write_png(
     """
     _check_generated(path, image, record)
     text = _provenance_text(record, provenance)
-    chunks = _synthetic_chunks(provenance)
+    chunks = synthetic_chunks(provenance)
     chunks.add_text(PROVENANCE_KEY, text)
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, "PNG", pnginfo=chunks)
@@ -218,7 +218,7 @@ def contact_sheet(
     texts = [(LABELS[real], caption) for real, caption in zip(flags, captions, strict=True)]
     sheet = draw_sheet(images, texts, columns=columns, title=title)
     with replacing(path) as temporary:
-        sheet.save(temporary, "PNG", pnginfo=PngInfo() if all(flags) else _synthetic_chunks({}))
+        sheet.save(temporary, "PNG", pnginfo=PngInfo() if all(flags) else synthetic_chunks({}))
 
 
 def _check_sheet(
@@ -286,7 +286,7 @@ def _software(provenance: Mapping[str, Any]) -> str:
     return f"ecomap {version}" if version else "ecomap"
 
 
-def _synthetic_chunks(provenance: Mapping[str, Any]) -> PngInfo:
+def synthetic_chunks(provenance: Mapping[str, Any]) -> PngInfo:
     """PNG text chunks that say that an image is synthetic."""
     chunks = PngInfo()
     chunks.add_text("Synthetic", "true")

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ecomap.card import BundleCard
-from ecomap.climate import Change, apply_changes, parse_change
+from ecomap.climate import Change, apply_changes, parse_change, values_alone
 from ecomap.errors import DataError, RequestError
-from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, open_normals
+from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, normal_fields, open_normals
 from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover
 
 NOMINAL_YEAR = 2012
@@ -55,10 +53,7 @@ def place_record(
         "climate_source": SOURCE,
         "cloud_frac": 0.0,
     }
-    for name, values in open_normals().climate(*where).items():
-        fields[name] = float(values[bare.month_index])
-        fields[f"{name}_normals"] = tuple(values.tolist())
-        fields[f"{name}_history"] = tuple(np.roll(values, -bare.month_index).tolist())
+    fields |= normal_fields(open_normals().climate(*where), bare.month_index)
     asked = {"temperature": temperature, "precipitation": precipitation, "solar": solar}
     return apply_changes(make_record(fields, where="The request"), parse_changes(asked))
 
@@ -73,6 +68,16 @@ def parse_changes(asked: Mapping[str, str | None]) -> dict[str, Change]:
     return {
         name: parse_change(text, CLIMATE[name]) for name, text in texts.items() if text is not None
     }
+
+
+def known_to(record: TileRecord | None, card: BundleCard) -> TileRecord | None:
+    """A record without what of its climate the bundle never saw: variables, and anomalies."""
+    if record is None:
+        return None
+    unknown = set(CLIMATE) - set(card.trained_variables)
+    gone = {f"{n}{suffix}": None for n in unknown for suffix in ("", "_history", "_normals")}
+    told = record if card.trained_anomalies else values_alone(record)
+    return told.model_copy(update=gone)
 
 
 def _full_month(month: str | int) -> str:

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
-from ecomap.card import DOORS, BundleCard, Door
+from ecomap.card import DOORS, Door
 from ecomap.conditions import EMPTY_PROMPT
 from ecomap.denoiser import ControlBranch, Denoiser
 from ecomap.errors import RequestError
 from ecomap.latents import decode, to_image
 from ecomap.model import Bundle
 from ecomap.prompt import Prompt, PromptMasks, build_prompt
-from ecomap.schema import CLIMATE, TileRecord
+from ecomap.request import known_to
+from ecomap.schema import TileRecord
 from ecomap.solver import SOLVERS, SolverName, guide, make_sigmas
 
 STEPS = 20
@@ -117,7 +118,7 @@ def sample_latents(
 
     Args:
         bundle: The model.
-        records: Without what the model does not know (`known_to`).
+        records: Without what the model does not know (`ecomap.request.known_to`).
         seeds: One a record.
         texts: One a record; by default what the records say.
         steps: Solver steps.
@@ -143,18 +144,6 @@ def _noise(bundle: Bundle, seeds: Sequence[int]) -> Tensor:
         for seed in seeds
     ]
     return torch.stack(drawn).to(bundle.device)
-
-
-def known_to(record: TileRecord | None, card: BundleCard) -> TileRecord | None:
-    """A record without what of its climate the bundle never saw: variables, and anomalies."""
-    if record is None:
-        return None
-    unknown = set(CLIMATE) - set(card.trained_variables)
-    gone = {f"{n}{suffix}": None for n in unknown for suffix in ("", "_history", "_normals")}
-    if not card.trained_anomalies and record.climate_kind == "observed":
-        # Without normals the values stand in for the climate, as the bundle learnt them.
-        gone |= {f"{name}_normals": None for name in CLIMATE}
-    return record.model_copy(update=gone)
 
 
 def _check_request(

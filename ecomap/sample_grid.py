@@ -22,8 +22,8 @@ from ecomap.errors import ConfigError, DataError, EcomapError, RequestError
 from ecomap.model import Bundle
 from ecomap.outputs import Pixels, contact_sheet, synthetic_name
 from ecomap.prompt import MONTH_NAMES, Prompt
-from ecomap.request import parse_changes
-from ecomap.sample import generate_images, known_to, prompt_of
+from ecomap.request import known_to, parse_changes
+from ecomap.sample import generate_images, prompt_of
 from ecomap.schema import CLIMATE, TileRecord
 from ecomap.training_report import IMAGES_FOLDER
 from ecomap.transformer_config import ShowConfig

@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from ecomap.card import BundleCard
+from ecomap.climate import values_alone
 from ecomap.climate_encoder import ClimateBatch, climate_batch
 from ecomap.conditions import EMPTY_PROMPT
 from ecomap.control_table import ControlTable, open_control, references_of
@@ -138,9 +140,14 @@ def open_samples(
             f"{latents[0].num_unmasked} training frames have no mask: all of them counts."
         )
     return (
-        Samples(training, latents[0], climate_batch(training), text, controls[0]),
-        Samples(held_out, latents[1], climate_batch(held_out), text, controls[1]),
+        Samples(training, latents[0], _climate(bundle.card, training), text, controls[0]),
+        Samples(held_out, latents[1], _climate(bundle.card, held_out), text, controls[1]),
     )
+
+
+def _climate(card: BundleCard, records: Sequence[TileRecord]) -> ClimateBatch:
+    """What the climate encoder is told of a side: what the result will be told in sampling."""
+    return climate_batch(records if card.trained_anomalies else [values_alone(r) for r in records])
 
 
 def _open_control(

@@ -15,19 +15,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
-from ecomap.climate import MAX_FACTOR
-from ecomap.controls import EDGE_CHANNELS, MIN_VALID, cell_means, edge_cells
+from ecomap.climate import at_level
+from ecomap.controls import EDGE_CHANNELS, cell_means, edge_cells
 from ecomap.denoiser import ControlBranch, Denoiser
 from ecomap.errors import RequestError
-from ecomap.evolution import DETAIL_WIDTH_PX, EvolveSettings, change_share, restore_detail
+from ecomap.evolution import DETAIL_WIDTH_PX, EvolveSettings, change_cells, restore_detail
 from ecomap.large_images import decode_large, encode_large
 from ecomap.latents import to_image, to_pixels
 from ecomap.model import Bundle
 from ecomap.normals import footprint_of, open_normals
-from ecomap.sample import known_to, prompt_of
-from ecomap.schema import CLIMATE, TileRecord
+from ecomap.request import known_to
+from ecomap.sample import prompt_of
+from ecomap.schema import TileRecord
 from ecomap.solver import SOLVERS, guide, make_sigmas
-from ecomap.starts import EncodedStarts, Start, control_of, control_spec, fill_missing
+from ecomap.starts import (
+    EncodedStarts,
+    Start,
+    control_of,
+    control_spec,
+    fill_missing,
+    source_cells,
+)
 from ecomap.windows import blended_velocity, cut, feather, noise_field, plan_windows
 
 STRIP_PX = 512
@@ -45,7 +53,6 @@ def evolve_scene(
     *,
     seeds: Sequence[int],
     settings: EvolveSettings,
-    overlap: float = 0.5,
     height_m: NDArray[np.float64] | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Take a scene to other months and climates, a frame at a time.
@@ -56,7 +63,6 @@ def evolve_scene(
         targets: Month and climate of each frame; place and size are the start's.
         seeds: One a frame.
         settings: How.
-        overlap: Share of a window that its neighbour covers, at least, in [0, 0.9].
         height_m: Height of each latent cell above the mean of the scene, metres.
 
     Yields:
@@ -69,19 +75,21 @@ def evolve_scene(
     side_px = bundle.card.image_size_px
     height, width = start.image.shape[:2]
     require_size(bundle, start)
-    if not 0 <= overlap <= 0.9:
-        raise RequestError(f"overlap is {overlap:g}; choose a share from 0 to 0.9.")
     filled = fill_missing(start.image, start.valid)
     latents = encode_large(bundle.vae, filled)
     cells = (latents.shape[1], latents.shape[2])
     valid = _valid_cells(start.valid, cells).to(latents)
     side = side_px // LATENT_FACTOR
-    places = plan_windows(*cells, side, round(side * overlap))
-    parts = [_known(start.record, place, side_px, bundle) for place in places]
+    places = plan_windows(*cells, side, round(side * settings.overlap))
+    parts = [
+        tuple(_known(record, place, side_px, bundle) for record in start.records)
+        for place in places
+    ]
     encoded = EncodedStarts(
-        starts=[Start(record=part, image=start.image) for part in parts],
+        records=parts,
         latents=cut(latents, places, side),
         valid=cut(valid, places, side),
+        source=cut(_source_cells(start, cells).to(latents.device), places, side),
         lost=latents.new_zeros(0),
         seen=latents.new_zeros(0),
         edges={
@@ -94,8 +102,8 @@ def evolve_scene(
     seen = decode_large(bundle.vae, latents, size_px=size_px)
     for target, seed in zip(targets, seeds, strict=True):
         told = [_known(target, place, side_px, bundle) for place in places]
-        scene = _Windows(bundle, encoded, told, places, settings, overlap, height_m)
-        noise = noise_field(seed, latents.shape[0], *cells).to(latents)
+        scene = _Windows(bundle, encoded, told, places, settings, height_m)
+        noise = noise_field(seed, latents.shape[0], *cells, side=side).to(latents)
         made = decode_large(bundle.vae, scene.sample(noise), size_px=size_px)
         yield _with_detail(made, seen, start) if settings.keep_detail else made
 
@@ -143,20 +151,19 @@ class _Windows:
         told: Sequence[TileRecord],
         places: Sequence[tuple[int, int]],
         settings: EvolveSettings,
-        overlap: float,
         height_m: NDArray[np.float64] | None,
     ) -> None:
         self.bundle, self.encoded, self.told = bundle, encoded, told
         self.places, self.settings = list(places), settings
         self.side = encoded.latents.shape[-1]
-        self.overlap, self.height_m = overlap, height_m
+        self.height_m = height_m
         self.doors = bundle.card.doors if settings.doors is None else settings.doors
         self._kept: dict[int, Denoiser] = {}
 
     def sample(self, noise: Tensor) -> Tensor:
         """Latents of the scene ``(C, H, W)`` from its noise."""
         settings, bundle = self.settings, self.bundle
-        weights = feather(self.side, round(self.side * self.overlap)).to(noise)
+        weights = feather(self.side, round(self.side * settings.overlap)).to(noise)
 
         def predict(latents: Tensor, sigma: float) -> Tensor:
             return blended_velocity(
@@ -182,8 +189,6 @@ class _Windows:
         """What predicts some windows."""
         spec, encoded = control_spec(self.bundle), self.encoded
         told = [self.told[i] for i in index]
-        share = [change_share(encoded.starts[i].record, self.told[i]) for i in index]
-        change = torch.tensor(share, device=encoded.latents.device)[:, None, None, None]
         heights = None
         if self.height_m is not None:
             heights = [
@@ -199,7 +204,7 @@ class _Windows:
         branch = ControlBranch(
             control=torch.cat(controls),
             scale=self.settings.control_scale,
-            change=torch.where(encoded.valid[index] >= MIN_VALID, change, 1.0),
+            change=change_cells(encoded, index, told),
         )
         texts = [prompt_of(record) for record in told]
         return Denoiser(self.bundle, told, texts, doors=self.doors, branch=branch)
@@ -260,12 +265,8 @@ def _with_own_climate(scene: TileRecord, window: TileRecord) -> TileRecord:
 
 
 def _moved(name: str, value: float | None, level: float, own: float) -> float | None:
-    """A value under another normal: temperature shifted, the others scaled."""
-    if value is None:
-        return None
-    if CLIMATE[name].is_ratio and 0 < own <= MAX_FACTOR * level:
-        return float(value * own / level)
-    return float(max(value + own - level, CLIMATE[name].minimum))
+    """A value under another normal."""
+    return None if value is None else float(at_level(name, value, level, own))
 
 
 def _known(record: TileRecord, place: tuple[int, int], side_px: int, bundle: Bundle) -> TileRecord:
@@ -278,6 +279,17 @@ def _known(record: TileRecord, place: tuple[int, int], side_px: int, bundle: Bun
 def _valid_cells(valid: NDArray[np.bool_], cells: tuple[int, int]) -> Tensor:
     """Share of valid pixels of each cell ``(1, h, w)``."""
     return cell_means(_padded(valid, cells)[None])[0]
+
+
+def _source_cells(start: Start, cells: tuple[int, int]) -> Tensor:
+    """Which month each cell shows ``(1, h, w)``."""
+    if start.source is None:
+        return torch.zeros(1, *cells, dtype=torch.int64)
+    whole = Start(
+        record=start.record, others=start.others, image=_padded(start.image, cells),
+        hidden=_padded(~start.valid, cells), source=_padded(start.source, cells),
+    )  # fmt: skip
+    return source_cells(whole)[0]
 
 
 def _padded(values: NDArray[Any], cells: tuple[int, int]) -> NDArray[Any]:

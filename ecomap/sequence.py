@@ -62,6 +62,8 @@ class SequencePlan(BaseModel):
     """The start tile: its place, month, size, CRS and transform, and its climate."""
     start_source: str
     """File or record that it came from, or ``generated``."""
+    start_months: tuple[str, ...] = ()
+    """``YYYY-MM`` that its pixels show, the preferred one first."""
     start_sha256: str
     """Of its pixels."""
     timelines: tuple[Timeline, ...] = Field(min_length=1)

@@ -25,7 +25,8 @@ from ecomap.evolution import EvolveSettings, evolve_images
 from ecomap.model import Bundle, load_bundle
 from ecomap.outputs import SYNTHETIC_STATEMENT, replacing, unplaced, write_geotiff
 from ecomap.progress import progress_bar
-from ecomap.sample import generate_images, known_to
+from ecomap.request import known_to
+from ecomap.sample import generate_images
 from ecomap.scene import evolve_scene, require_size
 from ecomap.schema import TileRecord, unique
 from ecomap.sequence import SequenceFolder, SequencePlan, Timeline
@@ -46,8 +47,6 @@ class EvolveRequest:
     chain: bool = False
     """Whether each frame begins with the frame before it, not with the start."""
     settings: EvolveSettings = field(default_factory=EvolveSettings)
-    overlap: float = 0.5
-    """Share of a window that its neighbour covers, in scenes larger than the model's images."""
     height_m: NDArray[np.float64] | None = None
     """Height of each latent cell of the start above its mean ``(h, w)``, metres."""
 
@@ -75,9 +74,8 @@ def open_evolver(
     if adapter is not None:
         loaded = load_adapter(loaded, adapter)
     own = loaded.path / CONTROLNET_FOLDER
-    folder = controlnet or (own if own.is_dir() else None)
-    if folder is not None:
-        loaded = use_controlnet(loaded, folder)
+    if controlnet is not None or own.is_dir():
+        loaded = use_controlnet(loaded, controlnet or own)
     control_spec(loaded)
     return loaded
 
@@ -89,7 +87,6 @@ def plan_sequence(
     *,
     name: str,
     source: str,
-    controlnet: Path | None = None,
     support: Mapping[str, Sequence[dict[str, Any] | None]] | None = None,
     notes: Sequence[str] = (),
 ) -> SequencePlan:
@@ -101,12 +98,12 @@ def plan_sequence(
         request: What is made of it.
         name: Short name of the place.
         source: File or record of the start, or ``generated``.
-        controlnet: As given to `open_evolver`.
         support: How far each month's climate lies from what was trained on, by scenario.
         notes: What the reader must know.
 
     Raises:
-        RequestError: If scenarios share a name, or more frames are asked for than `MAX_FRAMES`.
+        RequestError: If scenarios share a name, the bundle lacks a door, the start is too small, or
+            more frames are asked for than `MAX_FRAMES`.
     """
     names = [timeline.name for timeline in request.timelines]
     if twice := {n for n in names if names.count(n) > 1}:
@@ -121,20 +118,27 @@ def plan_sequence(
             "made at once. Ask for fewer months (--every), scenarios or members."
         )
     require_size(bundle, start)
-    folder = controlnet or bundle.path / CONTROLNET_FOLDER
+    request.settings.require_doors(bundle.card)
     spec = control_spec(bundle)
+    folder = bundle.controlnet_path
+    assert folder is not None
     return SequencePlan(
         name=name,
         start=start.record,
         start_source=source,
+        start_months=tuple(record.month for record in start.records),
         start_sha256=hashlib.sha256(start.image.tobytes()).hexdigest(),
         timelines=tuple(request.timelines),
         members=request.members,
         seed=request.seed,
         settings=asdict(request.settings)
-        | {"chain": request.chain, "overlap": request.overlap}
+        | {"chain": request.chain}
         | computing(bundle.device)
-        | {"height_sha256": _digest(request.height_m), "hidden": _digest(start.hidden)},
+        | {
+            "height_sha256": _digest(request.height_m),
+            "hidden_sha256": _digest(start.hidden),
+            "source_sha256": _digest(start.source),
+        },
         model={
             **bundle.identity,
             "controlnet": folder.name,
@@ -228,7 +232,7 @@ def _direct(
     if start.image.shape[:2] != (side, side):
         images = evolve_scene(
             bundle, start, targets, seeds=seeds, settings=request.settings,
-            overlap=request.overlap, height_m=request.height_m,
+            height_m=request.height_m,
         )  # fmt: skip
         yield from zip(frames, images, strict=True)
         return

@@ -24,14 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ecomap.figures import GREENNESS_LABEL, MONTH_LETTERS, QUIET_COLOUR, axis_label, to_png
-from ecomap.outputs import (
-    LABELS,
-    SYNTHETIC_STATEMENT,
-    XMP,
-    XMP_KEYWORD,
-    Pixels,
-    replacing,
-)
+from ecomap.outputs import LABELS, Pixels, replacing, synthetic_chunks
 from ecomap.schema import CLIMATE, TileRecord
 from ecomap.sequence import SequenceFolder, SequencePlan, Timeline
 from ecomap.sequence_measures import Measured, season_means
@@ -209,11 +202,7 @@ def save_plot(path: Path, figure: Figure, *, is_synthetic: bool, is_palette: boo
         is_synthetic: Whether it shows generated pixels or maps made of them.
         is_palette: Whether 256 colours do for it, as for maps, in a third of the bytes.
     """
-    chunks = PngInfo()
-    if is_synthetic:
-        chunks.add_text("Synthetic", "true")
-        chunks.add_text("Description", SYNTHETIC_STATEMENT)
-        chunks.add_itxt(XMP_KEYWORD, XMP)
+    chunks = synthetic_chunks({}) if is_synthetic else PngInfo()
     with replacing(path) as temporary, Image.open(io.BytesIO(to_png(figure))) as image:
         picture = image.convert("RGB")
         if is_palette:  # by the range of colours, not by how often each comes: bars stay smooth

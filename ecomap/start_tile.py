@@ -5,6 +5,8 @@ an image without georeferencing gets them from the user.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ from rasterio.errors import RasterioIOError
 from rasterio.warp import transform as warp
 
 from ecomap.card import BundleCard
+from ecomap.climate import known_variables
 from ecomap.errors import DataError, RequestError
 from ecomap.imagery import GEOTIFF_SUFFIXES, FrameReader, read_image
-from ecomap.normals import KM_PER_DEG, footprint_of, open_normals
+from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, normal_fields, open_normals
 from ecomap.outputs import unplaced
-from ecomap.request import place_record, read_record
-from ecomap.schema import TileRecord, make_record, parse_land_cover, read_dataset
-from ecomap.starts import Start
+from ecomap.request import read_record
+from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover, read_dataset, unique
+from ecomap.starts import Start, merge_starts
+
+NO_MASK = Path("-")
+"""Stands for no mask, where a later start has one."""
 
 SIZE_TOLERANCE = 1.5
 """Ratio of pixel sizes from which on a start is said to be of another scale than the model's."""
@@ -38,7 +44,7 @@ def open_start(
     tile_id: str | None = None,
     hidden: Path | None = None,
 ) -> tuple[Start, list[str]]:
-    """Read a start, and say what was assumed of it.
+    """Read one month of a start, and say what was assumed of it.
 
     Args:
         source: GeoTIFF, PNG or JPEG; JSON of a record; or the folder of a dataset.
@@ -82,33 +88,90 @@ def open_start(
             f"The start has pixels of {record.ground_sampling_distance_m:g} m; {card.name} learnt "
             f"from {card.ground_sampling_distance_m:g} m and will treat it as such."
         )
-    start = Start(record=record, image=image, hidden=_mask(hidden, image.shape[:2]))
-    if not start.valid.any():
-        raise DataError(f"{source} shows nothing: all of its pixels are black or hidden.")
-    if (share := 1 - float(start.valid.mean())) > 0:
+    return Start(record=record, image=image, hidden=_mask(hidden, image.shape[:2])), notes
+
+
+def open_starts(
+    sources: Sequence[Path],
+    *,
+    card: BundleCard,
+    months: Sequence[str] = (),
+    tiles: Sequence[str] = (),
+    hidden: Sequence[Path | None] = (),
+    lat: float | None = None,
+    lon: float | None = None,
+    land_cover: str | int | None = None,
+) -> tuple[Start, list[str]]:
+    """Read a start of one or several months: each shows what those before it do not.
+
+    Args:
+        sources: As of `open_start`, the preferred first; one folder may stand for all ``tiles``.
+        card: Of the model.
+        months: ``YYYY-MM`` of each, in their order; those that tell it themselves may come last.
+        tiles: Tile of each that is a dataset.
+        hidden: Mask of each; `NO_MASK` or ``None`` for none.
+        lat: As of `open_start`; likewise below.
+        lon: Degrees east.
+        land_cover: IGBP class.
+
+    Returns:
+        The start and notes.
+
+    Raises:
+        DataError: If a file is missing, damaged or has other bands, or nothing is shown.
+        RequestError: If a start lacks its place or month, there are more words than starts, or the
+            starts do not lie on one grid.
+    """
+    sources = [*sources] * (len(tiles) if len(sources) == 1 and tiles else 1)
+    words = {"start-month": months, "tile": tiles, "hidden": hidden}
+    for name, given in words.items():
+        if len(given) > len(sources):
+            raise RequestError(
+                f"--{name} is given {len(given)} times and there are {len(sources)} starts. Give "
+                "it once a start, in their order."
+            )
+    notes: list[str] = []
+    starts = []
+    rows = zip_longest(sources, months, tiles, (m if m != NO_MASK else None for m in hidden))
+    for source, month, tile, mask in rows:
+        start, told = open_start(
+            source, card=card, month=month, lat=lat, lon=lon, land_cover=land_cover, tile_id=tile,
+            hidden=mask,
+        )  # fmt: skip
+        starts.append(start)
+        notes += told
+    merged = merge_starts(starts)
+    if not merged.valid.any():
+        names = ", ".join(str(source) for source in sources)
+        raise DataError(f"{names}: nothing is shown; all pixels are black or hidden.")
+    for number, record in enumerate(merged.others, 1):
+        share = float(merged.shows(number).mean())
+        notes.append(f"{share:.0%} of the start are of {record.month}.")
+    if (share := 1 - float(merged.valid.mean())) > 0:
         notes.append(f"{share:.0%} of the start are missing or hidden, and are made up.")
-    return start, notes
-
-
-def generated_record(
-    lat: float, lon: float, month: str, card: BundleCard, land_cover: str | int | None = None
-) -> TileRecord:
-    """Record of a start that is to be generated, under the normals of its place."""
-    return place_record(lat, lon, month, bundle_card=card, land_cover=land_cover)
+    return merged, unique(notes)
 
 
 def with_normals(record: TileRecord) -> TileRecord:
-    """A record that has the normals of its place where it knows no climate of a variable."""
+    """A record that has the normals of its place where it knows no climate of a variable.
+
+    One that knows another variable keeps the kind of its climate; its source names what is filled,
+    which gets no normals: a month that equals them would count as one without an anomaly, and of
+    that nothing is known.
+    """
     where = (record.lat, record.lon, footprint_of(record))
-    update: dict[str, Any] = {}
-    for name, values in open_normals().climate(*where).items():
-        if getattr(record, name) is None:
-            update[name] = float(values[record.month_index])
-            update[f"{name}_history"] = tuple(np.roll(values, -record.month_index).tolist())
-            update["climate_kind"] = "normal"
-            update["climate_source"] = record.climate_source or open_normals().attribution
-        if getattr(record, f"{name}_normals") is None:
-            update[f"{name}_normals"] = tuple(values.tolist())
+    climate = open_normals().climate(*where)
+    found = normal_fields(climate, record.month_index)
+    lacking = [name for name in climate if getattr(record, name) is None]
+    is_bare = not known_variables([record])
+    suffixes = ("", "_history", "_normals") if is_bare else ("", "_history")
+    update = {f"{n}{suffix}": found[f"{n}{suffix}"] for n in lacking for suffix in suffixes}
+    if is_bare:
+        update |= {"climate_kind": "normal", "climate_source": SOURCE}
+    elif lacking:
+        words = ", ".join(CLIMATE[name].short for name in lacking)
+        own = record.climate_source or "not stated"
+        update["climate_source"] = f"{own}; from {SOURCE}: {words}"
     if record.land_cover is None:
         update["land_cover"] = open_normals().land_cover(*where)
     if record.land_frac is None:

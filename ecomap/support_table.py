@@ -243,6 +243,12 @@ def write_support(folder: Path, table: SupportTable) -> None:
     write_json(folder / CARD_FILE, card.model_dump(mode="json"))
 
 
+def remove_support(folder: Path) -> None:
+    """Remove the table of a folder, if there is one."""
+    for name in (CARD_FILE, TENSORS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_support(folder: Path) -> SupportTable | None:
     """Read the table of a model; None where its folder holds none.
 

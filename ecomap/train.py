@@ -40,15 +40,10 @@ class TrainResult:
 
     def render(self) -> str:
         """Words for the terminal."""
-        use = {
-            "adapter": f"\nTry it: ecomap generate --adapter {self.result} ...",
-            "bundle": f"\nTry it: ecomap generate --bundle {self.result} ...",
-            "controlnet": f"\nTry it: ecomap generate --controlnet {self.result} "
-            "--control-image FILE ...",
-        }
         page = self.run / PAGE_FILE
         look = f"\nLook at {page}" if page.exists() else ""
-        return f"{self.result}{look}{use.get(self.result.name, '')}"
+        use = _command(self.result)
+        return f"{self.result}{look}" + (f"\nTry it: {use} ..." if use else "")
 
 
 def train(
@@ -129,3 +124,17 @@ def train_settings(config: Path, overrides: Sequence[str] = ()) -> tuple[str, Co
     if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(f"{config}: task is {task!r}; choose one of {', '.join(TASKS)}.")
     return task, load_config(config, TASKS[task][0], overrides)
+
+
+def _command(result: Path) -> str:
+    """The command that makes images with what a training left; empty if there is none."""
+    if result.name in ("adapter", "bundle"):
+        return f"ecomap generate --{result.name} {result}"
+    if result.name != "controlnet":
+        return ""
+    from ecomap.control_request import fitting_command
+    from ecomap.controlnet_files import read_control_spec
+
+    command = fitting_command(read_control_spec(result))
+    image = " --control-image FILE" if command == "generate" else ""
+    return f"ecomap {command} --controlnet {result}{image}" if command else ""

@@ -148,7 +148,7 @@ def _train(
         use_best(learner, output)
     folder = save_result(config, base, bundle, output)
     if bundle.control is not None:
-        save_support(config, training, folder)
+        save_support(config, training, folder, console=console)
     return folder
 
 

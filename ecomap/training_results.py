@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from ecomap.adapter import save_adapter
@@ -24,7 +25,7 @@ from ecomap.run_log import METRICS_FILE
 from ecomap.run_metrics import read_lines
 from ecomap.schema import TileRecord, read_dataset, unique
 from ecomap.support_build import build_support
-from ecomap.support_table import write_support
+from ecomap.support_table import remove_support, write_support
 from ecomap.training_state import learning_parameters
 from ecomap.transformer_config import TrainConfig
 
@@ -83,7 +84,9 @@ def save_result(config: TrainConfig, base: Bundle, bundle: Bundle, output: Path)
     return output / "bundle"
 
 
-def save_support(config: TrainConfig, training: Sequence[TileRecord], folder: Path) -> None:
+def save_support(
+    config: TrainConfig, training: Sequence[TileRecord], folder: Path, *, console: Console
+) -> None:
     """Write the climates that were learnt from beside the result (`ecomap.support`).
 
     Where there are none, or no two places to compare, nothing is written.
@@ -92,11 +95,14 @@ def save_support(config: TrainConfig, training: Sequence[TileRecord], folder: Pa
         config: Complete settings.
         training: Records that were learnt from.
         folder: Of the result.
+        console: Where it is told why nothing was written.
     """
     held_out = [r for r in read_dataset(config.dataset) if r.split in ("val", "test")]
     try:
         table = build_support(training, held_out)
-    except DataError:
+    except DataError as error:
+        console.print(f"No table of training climates is written: {error}")
+        remove_support(folder)
         return
     write_support(folder, table)
 
@@ -114,6 +120,7 @@ def make_card(
     first = records[0]
     has_encoder = config.learn is None or config.learn.climate_encoder
     doors = DOORS if start is None or has_encoder else start.doors
+    hears = not config.drop.anomalies and (start is None or has_encoder or start.trained_anomalies)
     length = start.t5_null_tokens if start else BundleCard(name=config.name).t5_null_tokens
     return BundleCard(
         name=config.name,
@@ -123,7 +130,7 @@ def make_card(
         grid="geographic" if first.crs == "EPSG:4326" else "utm",
         doors=doors,
         trained_variables=known_variables(records),
-        trained_anomalies=knows_anomalies(records),
+        trained_anomalies=hears and knows_anomalies(records),
         imagery=config.imagery or ", ".join(unique(record.source for record in records)),
         limits=config.limits,
         min_land_frac=min((r.land_frac for r in records if r.land_frac is not None), default=0.0),

@@ -77,6 +77,9 @@ class DropConfig(Config):
     nothing: float = Field(default=0.1, ge=0)
     group: float = Field(default=0.1, ge=0, lt=1)
     """Probability of withholding each group of the tokens' facts from a sample."""
+    anomalies: bool = False
+    """Whether anomalies of the months are never told: values alone, as of a dataset without
+    normals."""
 
     @model_validator(mode="after")
     def _some_share(self) -> Self:

@@ -9,7 +9,6 @@ The next writing puts the former back before it begins, and removes whatever els
 Folders have one writer at a time: who calls sees to that.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -20,14 +19,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ecomap.errors import DataError
+from ecomap.errors import NO_ROOM, DataError
 
 TEMPORARY_PREFIX = ".tmp_"
 """Of what is being written or removed."""
 FORMER_PREFIX = f"{TEMPORARY_PREFIX}former_"
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk, a quota or a limit that leaves no room."""
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from ecomap.climate import (
     CHANNELS,
     Change,
     apply_changes,
+    at_level,
     climate_features,
     known_variables,
     parse_change,
     transform,
+    values_alone,
 )
 from ecomap.errors import RequestError, SchemaError
 from ecomap.schema import CLIMATE, SERIES_MONTHS, make_record
@@ -67,6 +69,15 @@ def test_without_normals_the_values_stand_in_and_anomalies_are_unknown():
     features = climate_features(record(solar_radiation_mj_m2_day=22.0))
     assert features.known[-1, 2].tolist() == [True, False, False]
     assert features.values[-1, 2, 0] == pytest.approx(1.0)
+
+
+def test_values_alone_are_told_as_of_a_place_without_normals():
+    months = {"temperature_c": 2.0, "temperature_c_history": NORMALS_T}
+    observed = record(**months, temperature_c_normals=NORMALS_T)
+    assert climate_features(observed).known[:, 0].all()
+    assert values_alone(observed) == record(**months)
+    usual = observed.model_copy(update={"climate_kind": "normal"})
+    assert values_alone(usual) is usual
 
 
 def test_precipitation_enters_by_its_logarithm():
@@ -132,6 +143,33 @@ def test_rain_in_a_nearly_dry_month_does_not_drown_the_wet_season():
     after = apply_changes(before, {P: Change("absolute", 2.0)})
     assert after.precipitation_mm_day == pytest.approx(2.0)
     assert max(after.precipitation_mm_day_normals) == pytest.approx(9.99)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "wanted", "expected"),
+    [
+        (P, 2.0, 3.0, [0.0, 1.5, 6.0]),
+        (P, 2.0, 10.0, [0.0, 5.0, 20.0]),
+        (P, 2.0, 10.5, [8.5, 9.5, 12.5]),  # more than five times: shifted
+        (P, 2.0, 0.0, [0.0, 0.0, 0.0]),
+        (P, 0.0, 1.0, [1.0, 2.0, 5.0]),
+        (R, 2.0, 1.0, [0.0, 0.5, 2.0]),
+        (T, 2.0, 0.0, [-2.0, -1.0, 2.0]),
+        (T, 2.0, -73.5, [-75.0, -74.5, -71.5]),
+    ],
+)
+def test_values_are_brought_to_another_level(name, level, wanted, expected):
+    values = np.array([0.0, 1.0, 4.0])
+    assert at_level(name, values, level, wanted).tolist() == expected
+    assert [float(at_level(name, value, level, wanted)) for value in values.tolist()] == expected
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.7, 6.0, 40.0])
+def test_a_level_is_reached_as_a_change_reaches_it(wanted):
+    before = record(precipitation_mm_day=3.1, precipitation_mm_day_normals=(0.0, 3.1, 7.3) * 4)
+    after = apply_changes(before, {P: Change("absolute", wanted)}).precipitation_mm_day_normals
+    normals = np.array(before.precipitation_mm_day_normals)
+    assert at_level(P, normals, 3.1, wanted).tolist() == list(after)
 
 
 def test_precipitation_stops_at_zero():

@@ -60,6 +60,13 @@ def test_the_level_is_the_record_s_own():
     assert np.allclose(np.expm1(doubled * 0.7 + 1), 2 * np.expm1(dry * 0.7 + 1), rtol=1e-4)
 
 
+def test_a_tile_without_rain_has_none_in_its_wetter_cells():
+    channel = "precipitation_now"
+    assert np.ptp(maps(wide_tile(), channels=(channel,))[channel]) > 0.1
+    found = maps(wide_tile(precipitation_mm_day=0.0), channels=(channel,))[channel]
+    assert (found == np.float32(transform("precipitation_mm_day", np.array(0.0)))).all()
+
+
 def test_a_season_is_the_mean_of_three_months():
     month = [maps(wide_tile(m))["temperature_now"] for m in (5, 6, 7)]
     season = maps(wide_tile(7), channels=("temperature_season",))["temperature_season"]

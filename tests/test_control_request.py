@@ -11,8 +11,14 @@ import torch
 from PIL import Image
 
 from ecomap import learner
+from ecomap.bundle_paths import CONTROLNET_FOLDER
 from ecomap.card import DOORS, BundleCard
-from ecomap.control_request import ControlRequest, open_control_request, use_controlnet
+from ecomap.control_request import (
+    ControlRequest,
+    fitting_command,
+    open_control_request,
+    use_controlnet,
+)
 from ecomap.controlnet import build_controlnet
 from ecomap.controlnet_files import CONTROL_FILE, save_controlnet
 from ecomap.controls import ControlSpec, encode_control
@@ -22,6 +28,7 @@ from ecomap.model import load_bundle
 from ecomap.outputs import read_provenance
 from ecomap.sample import generate_images
 from tests.fakes import TINY_SIZE_PX, made_image, make_tile, write_random_bundle
+from tests.made_evolver import write_evolver
 
 SPEC = ControlSpec(channels=("months_gap",), max_gap_months=6)
 CARD = BundleCard(
@@ -136,6 +143,7 @@ def test_the_base_stays_as_it_was(bundle, net):
     loaded = use_controlnet(bundle, net)
     assert dict(bundle.transformer.config) == before
     assert bundle.controlnet is None
+    assert (bundle.controlnet_path, loaded.controlnet_path) == (None, net)
     assert loaded.card.attribution == ("somebody", "someone else")
     assert not any(parameter.requires_grad for parameter in loaded.controlnet.parameters())
     assert not loaded.controlnet.training
@@ -146,7 +154,7 @@ def test_a_climate_encoder_that_was_trained_with_it_is_used(bundle, tmp_path):
     encoder = deepcopy(bundle.climate_encoder)
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    card = {"name": "net", "trained_variables": ["temperature_c"]}
+    card = {"name": "net", "trained_variables": ["temperature_c"], "trained_anomalies": True}
     for given in (encoder, None):  # the second removes what the first wrote
         save_controlnet(
             controlnet, ControlSpec(), card, tmp_path, base=bundle.transformer,
@@ -156,11 +164,23 @@ def test_a_climate_encoder_that_was_trained_with_it_is_used(bundle, tmp_path):
         if given is None:
             assert loaded.climate_encoder is None
             assert loaded.card.trained_variables == bundle.card.trained_variables
+            assert not loaded.card.trained_anomalies
         else:
             for name, tensor in loaded.climate_encoder.state_dict().items():
                 assert torch.equal(tensor, encoder.state_dict()[name]), name
             assert loaded.card.trained_variables == ("temperature_c",)
+            assert loaded.card.trained_anomalies
     assert use_controlnet(bundle, tmp_path).climate_encoder is bundle.climate_encoder
+
+
+def test_a_climate_encoder_of_which_nobody_says_so_knows_no_anomalies(bundle, tmp_path):
+    weather = replace(bundle, card=CARD.model_copy(update={"trained_anomalies": True}))
+    for encoder, knows in ((None, True), (bundle.climate_encoder, False)):
+        save_controlnet(
+            build_controlnet(bundle.transformer), ControlSpec(), {}, tmp_path,
+            base=bundle.transformer, climate_encoder=encoder,
+        )  # fmt: skip
+        assert use_controlnet(weather, tmp_path).card.trained_anomalies == knows
 
 
 @pytest.mark.parametrize(
@@ -191,6 +211,44 @@ def test_in_a_mean_year_the_gap_goes_round(bundle, net, picture, tmp_path):
     request = ControlRequest(controlnet=copy, image=picture, month="2004-11")
     opened = open_control_request(bundle, request, make_tile(month="2012-01"))
     assert opened.provenance["gap_months"] == 2
+
+
+def test_what_only_evolve_can_use_is_refused_with_its_name(bundle, net, picture, tmp_path):
+    folder = write_evolver(tmp_path) / CONTROLNET_FOLDER
+    asked = {"lat": 10.0, "lon": 20.0, "month": "2012-08", "bundle": bundle, "output": tmp_path}
+    with pytest.raises(
+        RequestError,
+        match=r"reads reference_sin, reference_cos, temperature_now, temperature_change; .* Use "
+        f"ecomap evolve --controlnet {folder}",
+    ):
+        generate(**asked, controlnet=folder, control_image=picture)
+    description = folder / CONTROL_FILE
+    described = json.loads(description.read_text())
+    for control, words in (
+        ({"channels": ["reference_valid"], "edit": True}, "one month of a place into another; .*"),
+        ({"channels": ["temperature_now"], "image": "canny"}, r"temperature_now; .* without them"),
+    ):
+        description.write_text(json.dumps(described | {"control": control}))
+        with pytest.raises(RequestError, match=words):
+            open_control_request(
+                bundle, ControlRequest(controlnet=folder, image=picture), make_tile()
+            )
+
+
+@pytest.mark.parametrize(
+    ("spec", "command"),
+    [
+        (SPEC, "generate"),
+        (ControlSpec(image="canny"), "generate"),
+        (ControlSpec(channels=("reference_valid", "canny", "lineart_standard")), "generate"),
+        (ControlSpec(channels=("reference_valid",), edit=True), "evolve"),
+        (ControlSpec(channels=("reference_cos",)), "evolve"),
+        (ControlSpec(channels=("months_gap", "solar_season")), "evolve"),
+        (ControlSpec(image="canny", channels=("solar_season",)), None),
+    ],
+)
+def test_the_command_that_fits_gives_all_channels(spec, command):
+    assert fitting_command(spec) == command
 
 
 @pytest.mark.parametrize(

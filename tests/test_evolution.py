@@ -12,14 +12,22 @@ from ecomap.errors import RequestError
 from ecomap.evolution import (
     SMALL_CHANGE,
     EvolveSettings,
+    change_cells,
     change_share,
     evolve_images,
     evolve_pairs,
     restore_detail,
 )
-from ecomap.sample import known_to
+from ecomap.request import known_to
 from ecomap.sequence_frames import open_evolver
-from ecomap.starts import Start, control_of, encode_starts, fill_missing, gap_months
+from ecomap.starts import (
+    Start,
+    control_of,
+    encode_starts,
+    fill_missing,
+    gap_months,
+    merge_starts,
+)
 from tests.fakes import TINY_SIZE_PX, made_image, make_tile
 from tests.made_evolver import SPEC, write_evolver
 
@@ -91,6 +99,51 @@ def test_hidden_pixels_are_made_up_and_the_rest_stays(bundle):
     far.image[:, :8] = 255 - far.image[:, :8]
     (other,) = evolve(bundle, [tile()], begin=far)
     assert np.array_equal(frame, other)  # what is hidden has no say
+
+
+def two_months():
+    """March on the right half of an image and July on the left one."""
+    hidden = np.zeros((TINY_SIZE_PX, TINY_SIZE_PX), bool)
+    hidden[:, :8] = True
+    march = replace(start(), hidden=hidden)
+    return merge_starts([march, start(seed=2, month="2021-07", temperature_c=14.5)])
+
+
+def test_each_cell_tells_the_month_that_it_shows(bundle):
+    encoded = encode_starts(bundle, [two_months()])
+    target = tile("2021-08", temperature_c=10.0)
+    control = control_of(SPEC, encoded, [0], [target])
+    for column, record in ((0, tile("2021-07", temperature_c=14.5)), (1, tile())):
+        alone = encode_starts(
+            bundle, [replace(two_months(), record=record, others=(), source=None)]
+        )
+        expected = control_of(SPEC, alone, [0], [target])
+        assert torch.equal(control[..., column], expected[..., column])
+    assert (control[0, 17, :, 0] == 1 / 11).all()
+    assert (control[0, 17, :, 1] == 5 / 11).all()
+
+
+def test_only_cells_of_the_asked_month_stay(bundle):
+    encoded = encode_starts(bundle, [two_months()])
+    targets = [tile(), tile("2021-07", temperature_c=14.5), tile("2021-09")]
+    change = change_cells(encoded, [0, 0, 0], targets)
+    assert change[:, 0, 0].tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "steps is 0; choose a number from 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"solver": "magic"}, "Solver 'magic' is unknown. Choose from euler"),
+        ({"overlap": 0.95}, "overlap is 0.95; choose a share from 0 to 0.9"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"control_scale": -1.0}, "control_scale is -1; choose a number from 0"),
+    ],
+)
+def test_settings_that_make_no_frame_are_refused(settings, words):
+    with pytest.raises(RequestError, match=words):
+        EvolveSettings(**settings)
 
 
 def test_missing_pixels_take_the_colour_of_the_nearest():

@@ -20,8 +20,14 @@ from ecomap.errors import ImageError, RequestError
 from ecomap.evolution_ensemble import RankHistogram
 from ecomap.evolution_gains import GENERATED, Gain
 from ecomap.evolution_making import CHAINED
-from ecomap.evolution_page import PAGE_FILE, SHEET_FILE, write_evolution_page
-from ecomap.evolution_pairs import ArrayImages
+from ecomap.evolution_page import (
+    PAGE_FILE,
+    SHEET_FILE,
+    SHEET_PLACES,
+    sheet_keys,
+    write_evolution_page,
+)
+from ecomap.evolution_pairs import AHEAD, SERIES, ArrayImages
 from ecomap.evolution_plots import rank_bars, step_lines, system_bars
 from ecomap.evolution_report import GAINS_FILE, EvolutionReport, write_numbers
 from ecomap.evolution_structure import EQUAL_DB
@@ -74,7 +80,7 @@ def table(value):
     return pd.DataFrame(
         {"place": list("aabb"), "block": list("xxyy"), "land_cover": ["Grasslands"] * 4,
          "gcc": [value] * 4, "lat": [1.0, 1, 20, 20], "lon": [2.0, 2, 50, 50],
-         "months_ahead": [3, 6] * 2},
+         "months_ahead": [3, 6] * 2, "series": [f"made-up/{p} from month 01" for p in "aabb"]},
         index=pd.Index(KEYS, name="key"),
     )  # fmt: skip
 
@@ -133,6 +139,22 @@ def test_the_sheet_shows_a_pair_of_each_place_that_can_be_read_and_says_it_is_sy
     write_evolution_page(tmp_path / "real", REPORT, alone, picture)
     with Image.open(tmp_path / "real" / SHEET_FILE) as sheet:
         assert SYNTHETIC_STATEMENT not in str(sheet.info)
+
+
+def test_the_sheet_goes_from_south_to_north_and_round_the_year():
+    rows = [
+        {"place": f"p{lat}", "lat": lat, SERIES: f"p{lat} from month {month:02d}", AHEAD: ahead}
+        for lat in range(-60, 60, 10) for month in (1, 7) for ahead in (1, 6, 11)
+    ]  # fmt: skip
+    real = pd.DataFrame(rows).sample(frac=1, random_state=3)
+    real.index = pd.Index([f"{r[SERIES]} {r[AHEAD]}" for _, r in real.iterrows()], name="key")
+    keys = sheet_keys(real)
+    assert len(keys) == SHEET_PLACES
+    assert keys[0] == "p-60 from month 01 6"
+    assert [int(key.split()[3]) for key in keys] == [1, 7] * (SHEET_PLACES // 2)
+    assert keys[-1].startswith("p50 ")
+    lats = [int(key.split()[0][1:]) for key in keys]
+    assert lats == sorted(set(lats))
 
 
 def test_without_gains_the_table_of_gains_still_has_its_columns(tmp_path):

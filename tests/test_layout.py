@@ -42,6 +42,8 @@ WITHOUT_TORCH = [
             *("train_config", "versions", "tiles", "scores", "evaluate_config", "image_sets"),
             *("pairing", "places", "image_subsets", "published", "evaluation_notes"),
             *("adapter_card", "inspect_model", "model_card", "transformer_config"),
+            *("climate_maps", "sequence", "support", "support_build"),
+            *("sequence_measures", "sequence_films", "sequence_page"),
         )
     ),
 ]

@@ -6,7 +6,7 @@ import xarray as xr
 
 from data_prep.normals_table import build_normals, majority_cover, points_to_cells
 from ecomap.errors import DataError, RequestError
-from ecomap.normals import footprint_of, open_normals
+from ecomap.normals import footprint_of, normal_fields, open_normals
 from ecomap.schema import LandCover
 from tests.fakes import make_tile
 
@@ -33,6 +33,20 @@ def test_a_footprint_averages_its_land_and_a_point_takes_its_cell():
     assert (normals.lat[row], normals.lon[column]) == (43.75, 10.25)
     values = normals.climate(43.8, 10.3)["temperature_c"]
     np.testing.assert_allclose(values, normals.monthly["temperature_c"][:, row, column])
+
+
+def test_a_record_under_its_normals_carries_the_year_before_its_month():
+    year = [float(month) for month in range(1, 13)]
+    for normals in (year, np.array(year)):
+        fields = normal_fields({"temperature_c": normals}, 2)
+        assert fields == {
+            "temperature_c": 3.0,
+            "temperature_c_history": (*year[2:], *year[:2]),
+            "temperature_c_normals": tuple(year),
+        }
+        assert type(fields["temperature_c"]) is float
+    assert normal_fields({"temperature_c": year}, 0)["temperature_c_history"] == tuple(year)
+    assert normal_fields({}, 5) == {}
 
 
 def test_the_antimeridian_is_no_border():

@@ -1,5 +1,6 @@
 """Samples and batches: which records are read, and that each row is what it says it is."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -21,7 +22,10 @@ from ecomap.imagery import FrameReader
 from ecomap.latents import encode, to_pixels
 from ecomap.learn_setup import open_base
 from ecomap.prompt import MASKS, draw_prompt
+from ecomap.request import known_to
 from ecomap.samples import open_samples, read_sides, validation_prompt
+from ecomap.schema import read_dataset, write_dataset
+from ecomap.train_transformer import open_bundles
 from ecomap.training_draws import Part
 from ecomap.transformer_config import TrainConfig
 from ecomap.validation import held_out_rows
@@ -40,12 +44,13 @@ def world(tmp_path_factory):
 
 
 def opened(world, **changes):
-    config = TrainConfig(
-        dataset=world / "tiles", base=str(world / "bundle"), cache=world / "cache", batch_size=8,
-        bf16=False, **({"learn": {"lora": {}}} | changes),
-    )  # fmt: skip
-    bundle = open_base(config)
+    settings = {
+        "dataset": world / "tiles", "base": str(world / "bundle"), "cache": world / "cache",
+        "batch_size": 8, "bf16": False, "learn": {"lora": {}},
+    }  # fmt: skip
+    config = TrainConfig(**(settings | changes))
     sides = read_sides(config, QUIET)
+    _, bundle = open_bundles(config, sides[0])
     training, held_out = open_samples(config, bundle, sides, device="cpu", console=QUIET)
     return config, bundle, training, held_out
 
@@ -98,6 +103,37 @@ def test_withheld_facts_are_hidden_and_others_stay(world):
     assert torch.equal(batch.climate.land_cover[~hidden], full.land_cover[~hidden])
 
 
+def test_anomalies_are_told_to_neither_side_where_they_are_left_out(world, tmp_path):
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    weather = [
+        record.model_copy(update={"climate_kind": "observed"})
+        for record in read_dataset(world / "tiles")
+    ]
+    write_dataset(tmp_path / "tiles", weather)
+    known = {}
+    for anomalies in (False, True):
+        config, bundle, samples, held_out = opened(
+            world, dataset=tmp_path / "tiles", drop={"group": 0.0, "anomalies": anomalies},
+            learn={"lora": {}, "climate_encoder": True},
+        )  # fmt: skip
+        drawn = open_sampler(config, samples.records).draw(0)
+        rows = held_out_rows(len(held_out.records), seed=0)
+        known[anomalies] = (
+            training_batch(config, bundle, samples, drawn).climate,
+            validation_batch(config, bundle, held_out, rows).climate,
+        )
+        told = [samples.records[i] for i in drawn.index.tolist()]
+    for told_all, told_values in zip(known[False], known[True], strict=True):
+        assert told_all.known[..., 1:].any()
+        assert not told_values.known[..., 1:].any()
+        assert torch.equal(told_all.known[..., 0], told_values.known[..., 0])
+    sampled = climate_batch(
+        [known_to(record, BundleCard(name="of no anomalies")) for record in told]
+    )
+    assert torch.equal(known[True][0].values, sampled.values)
+    assert torch.equal(known[True][0].known, sampled.known)
+
+
 def test_held_out_rows_are_told_what_they_ask_for_with_the_same_noise_everywhere(world):
     config, bundle, _, held_out = opened(world, text_variants=1)
     rows = held_out_rows(len(held_out.records), seed=0)
@@ -115,8 +151,6 @@ def test_tiles_that_are_left_out_are_counted_by_reason(world, capsys):
         dataset=world / "tiles", base="x", batch_size=8, leave_out_flags=("black",)
     )
     console = Console(width=200)
-    from ecomap.schema import read_dataset, write_dataset
-
     records = read_dataset(world / "tiles")
     flagged = [
         r.model_copy(update={"flags": ("black", "seam")}) if i % 9 == 0 else r
@@ -133,15 +167,10 @@ def test_tiles_that_are_left_out_are_counted_by_reason(world, capsys):
 
 
 def test_references_are_never_of_the_test_side(world):
-    config, _, samples, held_out = opened(
+    config, bundle, training, _ = opened(
         world, learn={"controlnet": {"num_layers": 1, "wrap_year": True}}
     )
-    from ecomap.learn_setup import with_controlnet
-
-    bundle = with_controlnet(open_base(config), config.learn.controlnet)
-    sides = read_sides(config, QUIET)
-    assert not any(record.split == "test" for record in sides[2])
-    training, _ = open_samples(config, bundle, sides, device="cpu", console=QUIET)
+    assert not any(record.split == "test" for record in read_sides(config, QUIET)[2])
     drawn = open_sampler(config, training.records).draw(0)
     batch = training_batch(config, bundle, training, drawn)
     assert batch.control.shape == (8, 16, TINY_SIZE_PX // 8, TINY_SIZE_PX // 8)
@@ -150,8 +179,6 @@ def test_references_are_never_of_the_test_side(world):
     assert not batch.control[~seen].any()
     pairs = zip(batch.control, batch.clean, strict=True)
     assert not any(torch.equal(control, clean) for control, clean in pairs)
-    assert samples.control is None
-    assert held_out.control is None
 
 
 def test_held_out_tiles_are_told_all_that_is_known(world):

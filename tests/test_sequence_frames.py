@@ -18,7 +18,7 @@ from ecomap.sequence_frames import (
     open_evolver,
     plan_sequence,
 )
-from ecomap.starts import Start
+from ecomap.starts import Start, merge_starts
 from tests.fakes import TINY_SIZE_PX, made_image, make_tile
 from tests.made_evolver import write_evolver
 
@@ -164,6 +164,26 @@ def test_requests_that_cannot_be_are_refused(bundle, start):
         plan_of(bundle, start, request_of(line("x"), members=10_000))
     with pytest.raises(RequestError, match=r"0 frames are asked for"):
         plan_of(bundle, start, request_of(line("x"), members=0))
+    deaf = replace(bundle, card=bundle.card.model_copy(update={"doors": ("text",)}))
+    with pytest.raises(RequestError, match=r"made has no door 'tokens'. Choose from text, or none"):
+        plan_of(deaf, start, request_of(settings={"doors": ("tokens",)}))
+
+
+@pytest.mark.parametrize("size", [(32, 40), (TINY_SIZE_PX, TINY_SIZE_PX)])
+def test_where_the_first_month_is_hidden_the_next_one_is_the_start(bundle, tmp_path, size):
+    height, width = size
+    fields = {"width_px": width, "height_px": height} | PLACE
+    hidden = np.ones(size, bool)
+    march = Start(record=make_tile(**fields), image=made_image(1, *size), hidden=hidden)
+    june = Start(record=make_tile(month="2021-06", **fields), image=made_image(2, *size))
+    records = tuple(make_tile(month=m, **fields) for m in MONTHS)
+    request = request_of(Timeline(name="x", title="x", kind="normal", records=records))
+    merged, _ = make(bundle, merge_starts([march, june]), request, tmp_path / "a")
+    alone, _ = make(bundle, june, request, tmp_path / "b")
+    assert merged.plan.start_months == ("2021-03", "2021-06")
+    for month in MONTHS:
+        assert np.array_equal(merged.read("x", 0, month), alone.read("x", 0, month))
+    assert np.array_equal(merged.read("x", 0, "2021-06"), june.image)
 
 
 def test_a_plan_survives_its_file(bundle, start, tmp_path):

@@ -1,6 +1,7 @@
 """Starts: what is read of a user's file, what is assumed, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import rasterio
 from PIL import Image
 
 from ecomap.card import BundleCard
+from ecomap.climate import climate_features
 from ecomap.errors import DataError, RequestError
-from ecomap.normals import footprint_of, open_normals
+from ecomap.normals import SOURCE, footprint_of, open_normals
 from ecomap.outputs import unplaced
 from ecomap.schema import LandCover
-from ecomap.start_tile import generated_record, open_start, with_normals
+from ecomap.start_tile import NO_MASK, open_starts, with_normals
 from tests.fakes import made_image, make_tile, write_tiles
 
 CARD = BundleCard(name="made", image_size_px=32, ground_sampling_distance_m=10.0, grid="utm")
@@ -33,8 +35,10 @@ def write_tif(path, *, count=3, dtype="uint8", size=(40, 48), crs="EPSG:32632", 
     return path, image
 
 
-def open_it(path, **options):
-    return open_start(path, card=CARD, **options)
+def open_it(*paths, month=None, tile_id=None, hidden=None, **options):
+    words = {"months": month, "tiles": tile_id, "hidden": hidden}
+    lists = {n: [w] if isinstance(w, (str, Path)) else list(w or ()) for n, w in words.items()}
+    return open_starts(paths, **({"card": CARD} | lists | options))
 
 
 def test_a_geotiff_tells_its_place_and_the_user_its_month(tmp_path):
@@ -62,6 +66,7 @@ def test_it_stands_under_the_normals_of_its_place(tmp_path):
     assert record.temperature_c_history[-1] == pytest.approx(normals[5])
     assert record.temperature_c_normals == pytest.approx(tuple(normals))
     assert record.climate_kind == "normal"
+    assert record.climate_source == SOURCE
     assert record.land_cover == open_normals().land_cover(*where)
 
 
@@ -71,8 +76,55 @@ def test_what_a_record_knows_stays():
     assert record.temperature_c == 3.25
     assert record.climate_kind == "observed"
     assert record.climate_source == "mine"
-    assert record.temperature_c_normals is not None
+    assert record.temperature_c_normals is None
     assert record.temperature_c_history is None
+
+
+def test_what_is_filled_beside_observed_climate_is_no_month_without_an_anomaly():
+    known = make_tile(precipitation_mm_day=None, climate_kind="observed")
+    record = with_normals(with_normals(known))
+    assert record.precipitation_mm_day is not None
+    assert not climate_features(record).known[..., 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("mine", f"mine; from {SOURCE}: precipitation"),
+        (None, f"not stated; from {SOURCE}: precipitation"),
+    ],
+)
+def test_a_record_that_knows_a_variable_keeps_its_kind_and_says_what_is_filled(source, told):
+    known = make_tile(
+        temperature_c=3.25, precipitation_mm_day=None, climate_kind="observed",
+        climate_source=source,
+    )  # fmt: skip
+    record = with_normals(known)
+    normals = open_normals().climate(record.lat, record.lon, footprint_of(record))
+    assert record.temperature_c == 3.25
+    assert record.precipitation_mm_day == normals["precipitation_mm_day"][2]
+    assert record.precipitation_mm_day_history[-1] == normals["precipitation_mm_day"][1]
+    assert record.climate_kind == "observed"
+    assert record.climate_source == told
+    assert with_normals(record) == record
+
+
+def test_radiation_alone_keeps_its_kind_too():
+    known = make_tile(
+        temperature_c=None, precipitation_mm_day=None, solar_radiation_mj_m2_day=18.0,
+        climate_source="mine",
+    )  # fmt: skip
+    record = with_normals(known)
+    assert record.solar_radiation_mj_m2_day == 18.0
+    assert record.climate_kind == "observed"
+    assert record.climate_source == f"mine; from {SOURCE}: temperature, precipitation"
+
+
+def test_a_record_without_climate_stands_under_the_normals_alone():
+    known = make_tile(temperature_c=None, precipitation_mm_day=None, climate_source="mine")
+    record = with_normals(known)
+    assert record.climate_kind == "normal"
+    assert record.climate_source == SOURCE
 
 
 def test_missing_pixels_are_counted(tmp_path):
@@ -163,7 +215,7 @@ def test_contradictions_are_refused(tmp_path):
 def test_another_scale_is_said(tmp_path):
     path, _ = write_tif(tmp_path / "a.tif")
     coarse = CARD.model_copy(update={"ground_sampling_distance_m": 7413.0})
-    _, notes = open_start(path, card=coarse, month="2021-07")
+    _, notes = open_it(path, card=coarse, month="2021-07")
     assert notes == [
         "The start has pixels of 10 m; made learnt from 7413 m and will treat it as such."
     ]
@@ -171,12 +223,57 @@ def test_another_scale_is_said(tmp_path):
 
 def test_a_blank_start_is_refused(tmp_path):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"shows nothing"):
+    with pytest.raises(DataError, match=r"a.png: nothing is shown; all pixels are black or hidden"):
         open_it(tmp_path / "a.png", month="2021-07", **ALPS)
 
 
-def test_a_generated_start_stands_under_its_normals():
-    record = generated_record(46.5, 9.8, "2021-07", CARD)
-    assert record.month == "2021-07"
-    assert record.crs == "EPSG:32632"
-    assert record.temperature_c is not None
+def cloudy(path, hidden_columns):
+    """A mask of the first columns of what `write_tif` writes."""
+    mask = np.zeros((40, 48), np.uint8)
+    mask[:, :hidden_columns] = 255
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def test_several_months_fill_what_those_before_them_hide(tmp_path):
+    july, image = write_tif(tmp_path / "july.tif")
+    june, _ = write_tif(tmp_path / "june.tif")
+    with rasterio.open(june, "r+") as file:
+        file.write(np.full((3, 40, 48), 90, np.uint8))
+    masks = [cloudy(tmp_path / "a.png", 24), cloudy(tmp_path / "b.png", 12)]
+    start, notes = open_it(july, june, month=["2021-07", "2021-06"], hidden=masks)
+    assert [record.month for record in start.records] == ["2021-07", "2021-06"]
+    assert np.array_equal(start.image[:, 24:], image[:, 24:])
+    assert (start.image[:, 12:24] == 90).all()
+    assert not start.valid[:, :12].any()
+    assert start.shows(0)[:, 24:].all()
+    assert start.shows(1)[:, 12:24].all()
+    assert start.shows(0).sum() + start.shows(1).sum() == start.valid.sum()
+    made_up = "25% of the start are missing or hidden, and are made up."
+    assert notes == ["25% of the start are of 2021-06.", made_up]
+    clear, notes = open_it(june, july, month=["2021-06", "2021-07"], hidden=[NO_MASK, masks[0]])
+    assert (clear.image == 90).all()
+    assert notes == ["0% of the start are of 2021-07."]
+
+
+def test_months_on_other_grids_are_refused(tmp_path):
+    one, _ = write_tif(tmp_path / "a.tif")
+    moved = rasterio.Affine(10, 0, 500_020, 0, -10, 5_150_000)
+    two, _ = write_tif(tmp_path / "b.tif", transform=moved)
+    months = ["2021-07", "2021-06"]
+    with pytest.raises(RequestError, match=r"2021-07 and 2021-06 lie on different ground"):
+        open_it(one, two, month=months)
+    small, _ = write_tif(tmp_path / "c.tif", size=(40, 40))
+    with pytest.raises(RequestError, match=r"are of 48 x 40 px and 40 x 40 px. Expected one grid"):
+        open_it(one, small, month=months)
+    with pytest.raises(RequestError, match=r"--start-month is given 2 times and there are 1 start"):
+        open_it(one, month=months)
+    with pytest.raises(RequestError, match=r"25 starts are given; one can be made of 24 months"):
+        open_it(*[one] * 25, month=["2021-07"] * 25)
+
+
+def test_a_dataset_brings_several_months_of_a_place(tmp_path):
+    folder = write_tiles(tmp_path / "tiles", num_places=5, size_px=32)
+    start, _ = open_it(folder, tile_id=["made/a/0/2004-05", "made/a/0/2004-01"])
+    assert [record.month for record in start.records] == ["2004-05", "2004-01"]
+    assert np.array_equal(start.image, made_image(5, 32, 32))

@@ -13,14 +13,15 @@ from ecomap import train_transformer as training
 from ecomap.adapter import load_adapter
 from ecomap.card import DOORS, BundleCard, read_card, training_digests
 from ecomap.config import load_config
-from ecomap.controlnet_files import load_controlnet
+from ecomap.controlnet_files import CONTROL_FILE, load_controlnet, read_controlnet_card
 from ecomap.errors import ConfigError, DataError
 from ecomap.model import load_bundle
 from ecomap.places import places_digest
 from ecomap.schema import read_dataset, write_dataset
-from ecomap.train import TASKS, train_settings
+from ecomap.support_table import CARD_FILE
+from ecomap.train import TASKS, TrainResult, train_settings
 from ecomap.train_transformer import train
-from ecomap.training_results import make_card
+from ecomap.training_results import make_card, save_support
 from ecomap.transformer_config import DropConfig, TrainConfig
 from tests.fakes import TINY_SIZE_PX, make_tile, write_random_bundle, write_tiles, write_vae
 from tests.full_disk import room_for
@@ -213,6 +214,7 @@ def test_a_controlnet_run_leaves_a_controlnet_for_its_base(world, tmp_path):
     net, spec = load_controlnet(folder, load_bundle(world / "bundle", device="cpu").transformer)
     assert spec.channels == ("months_gap",)
     assert any(block.weight.any() for block in net.controlnet_blocks)
+    assert read_controlnet_card(folder)["trained_anomalies"] is False
 
 
 def test_the_last_blocks_and_masked_balanced_flipped_crops_can_be_learnt(world, tmp_path):
@@ -248,6 +250,58 @@ def test_the_card_takes_its_words_from_the_config_and_its_sources_from_the_recor
     words = {"imagery": "maps", "limits": "none", "attribution": ("C",)}
     card = make_card(config(world).model_copy(update=words), records)
     assert (card.imagery, card.limits, card.attribution) == ("maps", "none", ("A", "B", "C"))
+
+
+def test_the_card_says_whether_anomalies_were_told(world):
+    weather = [make_tile(temperature_c_normals=(1.0,) * 12)]
+    assert make_card(config(world), weather).trained_anomalies
+    assert not make_card(config(world, drop={"anomalies": True}), weather).trained_anomalies
+    assert not make_card(config(world), [make_tile()]).trained_anomalies
+    deaf = BundleCard(name="base")
+    beside = config(world, base="base", learn={"controlnet": {}})
+    assert not make_card(beside, weather, deaf).trained_anomalies  # its encoder stays frozen
+    learning = config(world, base="base", learn={"controlnet": {}, "climate_encoder": True})
+    assert make_card(learning, weather, deaf).trained_anomalies
+    heard = deaf.model_copy(update={"trained_anomalies": True})
+    assert make_card(beside, weather, heard).trained_anomalies
+
+
+def test_it_is_told_why_there_is_no_table_of_training_climates(world, tmp_path, capsys):
+    bare = [make_tile(temperature_c=None, precipitation_mm_day=None)]
+    (tmp_path / CARD_FILE).write_text("of a former training")
+    save_support(config(world), bare, tmp_path, console=Console(width=200))
+    assert not list(tmp_path.iterdir())
+    told = capsys.readouterr().out
+    assert told.startswith("No table of training climates is written: None of 1 training records ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("control", "command"),
+    [
+        ({"channels": ["months_gap", "canny"]}, "generate --controlnet {} --control-image FILE"),
+        ({"channels": ["reference_valid"], "edit": True}, "evolve --controlnet {}"),
+        ({"channels": ["solar_change"]}, "evolve --controlnet {}"),
+        ({"channels": ["reference_sin"]}, "evolve --controlnet {}"),
+    ],
+)
+def test_a_trained_controlnet_is_to_be_tried_with_what_can_use_it(tmp_path, control, command):
+    folder = tmp_path / "controlnet"
+    folder.mkdir()
+    described = {"control": control, "base_marks": [], "card": {}}
+    (folder / CONTROL_FILE).write_text(json.dumps(described))
+    words = TrainResult(task="transformer", run=tmp_path, result=folder).render()
+    assert words == f"{folder}\nTry it: ecomap {command.format(folder)} ..."
+
+
+def test_no_command_is_named_where_none_can_use_what_was_trained(tmp_path):
+    folder = tmp_path / "controlnet"
+    folder.mkdir()
+    control = {"image": "canny", "channels": ["temperature_now"]}
+    described = {"control": control, "base_marks": [], "card": {}}
+    (folder / CONTROL_FILE).write_text(json.dumps(described))
+    words = TrainResult(task="transformer", run=tmp_path, result=folder).render()
+    assert words == str(folder)
 
 
 def test_a_dataset_without_sides_or_usable_tiles_is_refused_with_counts(world, tmp_path):

@@ -12,14 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecomap.card import BundleCard
 from ecomap.errors import BundleError, ConfigError, DataError
 from ecomap.learn_setup import make_learner, open_base, set_learning
-from ecomap.meta_bundle import known_sizes, meta_bundle, meta_learner
+from ecomap.meta_bundle import META, known_sizes, meta_bundle, meta_learner
 from ecomap.schema import read_dataset, write_dataset
 from ecomap.step_cost import FLOPS_OF_ATTENTION_ON_CPU, _blank_batch, _Meter, measure_step
+from ecomap.train import train_settings
 from ecomap.train_config import OptimConfig
 from ecomap.train_estimate import batch_sizes, estimate, optimizer_bytes
 from ecomap.transformer_config import ControlNetConfig, LearnConfig, LoraConfig, TrainConfig
 from tests.fakes import write_random_bundle, write_tiles
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 
 
@@ -88,6 +90,25 @@ def test_controlnet_of_sd3_medium_has_the_known_size():
     assert found.controlnet.pos_embed_input.proj.in_channels == 17
     assert all(p.is_meta for p in found.controlnet.parameters())
     assert num_parameters(found.transformer, learning=True) == 0
+
+
+def test_edit_controlnet_of_sd3_medium_fits_together():
+    changes = ["learn.climate_encoder=true", "base_bf16=false"]
+    _, config = train_settings(CONFIGS / "sd3_evolve.yaml", changes)
+    found = meta_bundle(config)
+    learner = meta_learner(found, config)
+    with META, torch.no_grad():
+        batch = _blank_batch(batch_sizes(config, found, (16, 64, 64), 2))
+        condition = learner.condition(batch)
+        velocity = learner.velocity(batch.clean, batch.sigma, condition, batch.control)
+    assert velocity.shape == (2, 16, 64, 64)
+    assert condition.context.shape == (2, 77 + 1 + 13 + 1, 4096)  # texts, no T5, months, place
+    assert batch.control.shape == (2, 16 + 13, 64, 64)
+    assert len(found.controlnet.transformer_blocks) == 12
+    assert found.edit_head.proj_out.weight.shape == (2 * 2 * (1 + 16), 1536)
+    assert found.edit_head.config.valid_channel == 16
+    assert num_parameters(found.transformer, learning=True) == 0
+    assert num_parameters(learner, learning=True) / 1e9 == pytest.approx(1.046, abs=0.001)
 
 
 def test_climate_encoder_is_added_to_a_base_without_one_and_t5_left_out_where_unused():
