@@ -73,7 +73,7 @@ bench-evolve: $(STAMP) ## speed of a sequence against the stock ControlNet pipel
 	$(BIN)/python -m benchmarks.evolve --output runs/bench_evolve.json
 
 evolve-tiny: $(STAMP) ## skill of the shipped bundle from a start month, on held-out blocks of DATASET
-	$(BIN)/python -m benchmarks.evolve_skill $(DATASET) --bundle ecomap-tiny --output runs/evolve_skill
+	$(BIN)/python -m benchmarks.evolve_skill $(DATASET) --bundle ecomap-tiny --cases 24 --output runs/evolve_skill
 
 check-sd3-medium: $(STAMP) ## one LoRA and one ControlNet step at the size of Stable Diffusion 3 medium
 	$(BIN)/python -m benchmarks.sd3_medium --output runs/sd3_medium.json

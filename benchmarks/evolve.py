@@ -12,7 +12,7 @@ exactness, and their largest and mean difference from it stands beside their spe
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ from ecomap import denoiser
 from ecomap.controlnet import build_controlnet
 from ecomap.controlnet_files import load_controlnet, save_controlnet
 from ecomap.controls import ControlSpec, encode_control
+from ecomap.evolution import BATCH_SIZE
 from ecomap.model import Bundle, load_bundle
 from ecomap.prompt import Prompt
 from ecomap.request import place_record
@@ -77,7 +78,7 @@ class Ways:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.bundle, self.pipeline = make_world(folder, options.base)
-        self.steps = options.steps
+        self.steps, self.batch_size = options.steps, options.batch_size
         card = self.bundle.card
         months = [f"{2012 + i // 12}-{i % 12 + 1:02d}" for i in range(options.months)]
         records = [place_record(14.5, -4.2, month, bundle_card=card) for month in months]
@@ -113,7 +114,7 @@ class Ways:
         with exactly if exact else patch.object(self, "steps", self.steps):
             made = generate_images(
                 self.bundle, [None] * count, seeds=[SEED] * count, prompts=self.prompts,
-                control=control.expand(count, -1, -1, -1), batch_size=count, **settings,
+                control=control.expand(count, -1, -1, -1), batch_size=self.batch_size, **settings,
             )  # fmt: skip
         return made / 255.0
 
@@ -146,13 +147,15 @@ class Ways:
         }
 
 
-def measure(ways: Ways, turns: int) -> dict[str, Any]:
-    """Seconds and differences of all ways, in turns."""
+def measure(ways: Ways, turns: int, names: Sequence[str] | None) -> dict[str, Any]:
+    """Seconds and differences of some ways, by default of all, in turns."""
     seconds: dict[str, list[float]] = {}
     frames: dict[str, np.ndarray] = {}
     faults: dict[str, str] = {}
     for turn in range(turns):
         for name, make in ways.all().items():
+            if names and name not in ("stock", "exact", *names):
+                continue
             begin = time.perf_counter()
             try:
                 frames[name] = make()
@@ -185,12 +188,14 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=24)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="months at a time")
+    parser.add_argument("--ways", type=lambda text: text.split(","), help="by default all")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     with TemporaryDirectory() as folder:
-        report = measure(Ways(Path(folder), options), options.turns)
-    report |= {"months": options.months, "steps": options.steps}
+        report = measure(Ways(Path(folder), options), options.turns, options.ways)
+    report |= {n: getattr(options, n) for n in ("months", "steps", "batch_size")}
     for name, row in report["ways"].items():
         print(
             f"{name:<26} {row['seconds']:7.1f} s  {row['faster']:5.2f}x  largest difference "

@@ -10,6 +10,7 @@ measures are kept in DIR, and a run that was interrupted goes on.
 """
 
 import argparse
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from ecomap.blocks import with_blocks
 from ecomap.errors import EcomapError
 from ecomap.evaluate_config import EvaluateConfig
+from ecomap.evolution import BATCH_SIZE, STEPS
 from ecomap.evolution_ensemble import RankHistogram, ensemble_scores
 from ecomap.evolution_gains import GENERATED, gains, goals
 from ecomap.evolution_making import CHAINED, EvolutionMaker, check_size
@@ -100,6 +102,10 @@ def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", Evolu
     folder = bundle.controlnet_path
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     settings["controlnet"] = fingerprint(files)
+    frames, digest = run.sets.frames(), hashlib.sha256()
+    for index in range(len(frames.tiles)):
+        digest.update(frames.read(index).rgb.tobytes())
+    settings["starts"] = digest.hexdigest()
 
     doors = None if arguments.doors is None else parse_doors(arguments.doors)
 
@@ -293,10 +299,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, help="folder of masks, 0 is clear")
     parser.add_argument("--size", type=int, help="side to which all frames are brought, px")
     parser.add_argument("--members", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--doors", help="text, tokens, text,tokens or none; by default all")
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--cases", type=int, default=0, help="cases of each climate sweep")
     parser.add_argument(
         "--wide-sweeps", action="store_true", help="cases from all places of the scored sides"
