@@ -192,6 +192,7 @@ def _start_item(plan: SequencePlan, outline: Fields | None) -> "pystac.Item":
         "ecomap:license": start.license,
         "ecomap:attribution": start.attribution,
         "ecomap:source": plan.start_source,
+        "ecomap:months": list(plan.start_months),
         "ecomap:sha256": plan.start_sha256,
     }
     return _item(plan, "start", start, properties, outline)

@@ -207,7 +207,7 @@ def frame_provenance(plan: SequencePlan, scenario: str, member: int) -> dict[str
         "member": member,
         "seed": plan.seed + member,
         "start": {"source": plan.start_source, "sha256": plan.start_sha256}
-        | {"month": plan.start.month},
+        | {"months": plan.start_months},
         "settings": plan.settings,
         "bundle": plan.model,
         "versions": plan.software,

@@ -212,7 +212,7 @@ def facts_of(plan: SequencePlan, measured: Measured) -> list[tuple[str, str]]:
         ("Land cover", cover),
         ("Tile", f"{start.width_px} x {start.height_px} px, {size} km"),
         ("Coordinates", start.crs or "none: the start had no coordinate system"),
-        ("Start", f"{start.month}, {plan.start_source}"),
+        ("Start", f"{', '.join(plan.start_months) or start.month}: {plan.start_source}"),
         ("Months", f"{months[0]} to {months[-1]}, {len(months)} shown"),
         ("Members", f"{plan.members} a month"),
         ("Frames", str(len(measured.frames))),

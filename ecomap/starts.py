@@ -21,7 +21,7 @@ from ecomap.imagery import has_data
 from ecomap.latents import decode, encode, to_pixels
 from ecomap.model import Bundle
 from ecomap.request import known_to
-from ecomap.schema import TileRecord, months_between
+from ecomap.schema import TileRecord, months_between, unique
 
 ENCODED_AT_ONCE = 16
 """Images that the autoencoder sees at a time."""
@@ -66,7 +66,8 @@ def merge_starts(starts: Sequence[Start]) -> Start:
     """One start of several months of a place: each shows what those before it do not.
 
     Args:
-        starts: On one grid, the preferred first; its record becomes that of the whole.
+        starts: On one grid, the preferred first; its record becomes that of the whole, with the
+            licences and attributions of all.
 
     Raises:
         RequestError: If they are on different grids, or too many.
@@ -87,8 +88,14 @@ def merge_starts(starts: Sequence[Start]) -> Start:
         image[filled] = other.image[filled]
         source[filled] = number
         shown = shown | filled
-    others = tuple(other.record for other in rest)
-    return Start(record=first.record, image=image, hidden=~shown, others=others, source=source)
+    thanks = {
+        name: "; ".join(unique(getattr(s.record, name) for s in starts if getattr(s.record, name)))
+        for name in ("license", "attribution")
+    }
+    return Start(
+        record=first.record.model_copy(update=thanks), image=image, hidden=~shown,
+        others=tuple(other.record for other in rest), source=source,
+    )  # fmt: skip
 
 
 def _check_same_grid(one: Start, two: Start) -> None:

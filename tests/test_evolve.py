@@ -101,6 +101,37 @@ def test_scenarios_and_a_series_come_from_files(bundle, start, tmp_path):
     assert as_is.temperature_c_history[-1] == 15
 
 
+def test_a_cloudy_month_is_completed_from_another_one(bundle, start, tmp_path):
+    june = tmp_path / "june.png"
+    Image.fromarray(made_image(2, TINY_SIZE_PX, TINY_SIZE_PX)).save(june)
+    clouds = np.zeros((TINY_SIZE_PX, TINY_SIZE_PX), np.uint8)
+    clouds[:, :8] = 255
+    Image.fromarray(clouds).save(tmp_path / "clouds.png")
+    code, out, err = ask(
+        bundle, start, tmp_path / "a", "--hidden", tmp_path / "clouds.png", "--start", june,
+        "--start-month", "2021-06", "--json", months="2021-07",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "50% of the start are of 2021-06." in json.loads(out)["notes"]
+    folder = SequenceFolder.open(tmp_path / "a")
+    assert folder.plan.start_months == ("2021-07", "2021-06")
+    assert folder.plan.start_source == "start.png, june.png"
+    assert read_provenance(folder.frame_path("normal", 0, "2021-07"))["start"]["months"] == [
+        "2021-07", "2021-06",
+    ]  # fmt: skip
+    shown = folder.read_start()
+    assert np.array_equal(shown[:, :8], made_image(2, TINY_SIZE_PX, TINY_SIZE_PX)[:, :8])
+    assert np.array_equal(shown[:, 8:], made_image(1, TINY_SIZE_PX, TINY_SIZE_PX)[:, 8:])
+    other = tmp_path / "b"
+    code, _, err = ask(
+        bundle, start, other, "--start", june, "--start-month", "2021-06",
+        "--start-month", "2021-05", months="2021-07",
+    )  # fmt: skip
+    assert code == 2
+    assert "--start-month is given 3 times and there are 2 starts" in err
+    assert not other.exists()
+
+
 def test_without_a_start_one_is_generated_and_says_so(bundle, tmp_path):
     code, out, err = run(
         "--lat", 46.5, "--lon", 9.8, "--start-month", "2021-07", "--bundle", bundle, "--device",
