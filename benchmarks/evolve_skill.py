@@ -87,8 +87,9 @@ def open_model(run: Run, arguments: argparse.Namespace) -> tuple["Bundle", Evolu
     from ecomap.versions import versions
 
     bundle = open_evolver(
-        arguments.bundle, controlnet=arguments.controlnet, device=arguments.device
-    )
+        arguments.bundle, controlnet=arguments.controlnet, adapter=arguments.adapter,
+        device=arguments.device,
+    )  # fmt: skip
     check_size(run.sets, bundle.card)
     if note := training_note(bundle.card, run.sets.history.tiles):
         run.notes.append(note)
@@ -291,6 +292,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     parser.add_argument("--bundle", help="name or folder; without one only rivals are scored")
     parser.add_argument("--controlnet", type=Path, help="folder, in place of the bundle's own")
+    parser.add_argument("--adapter", help="name or folder of an adapter of the bundle")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--places", type=int, default=24)
     parser.add_argument("--starts", type=_months, default=[1, 4, 7, 10], help="such as 1,4,7,10")
