@@ -25,6 +25,7 @@ from ecomap.evolution import (
     EvolveSettings,
 )
 from ecomap.model import Bundle, is_hub_id, resolve_device
+from ecomap.progress import open_console
 from ecomap.request import place_record
 from ecomap.schema import TileRecord, unique
 from ecomap.sequence import GENERATED, SequenceFolder, SequencePlan, Timeline
@@ -143,7 +144,7 @@ def evolve(
         DataError: If a file cannot be read, or the folder holds another sequence.
         RequestError: If the request is contradictory, incomplete or impossible.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console()
     if steps is None:
         steps = STEPS if members == 1 else ENSEMBLE_STEPS
     settings = EvolveSettings(
@@ -203,7 +204,7 @@ def finish(
         made: Frames that were made just now.
         console: Where progress is shown.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console()
     skipped: list[str] = []
     products: list[Path] = []
     makers: dict[str, Callable[[SequenceFolder], list[Path]]] = {

@@ -22,6 +22,7 @@ from ecomap.errors import ConfigError, DataError
 from ecomap.imagery import FrameReader
 from ecomap.latents import decode, encode, to_pixels
 from ecomap.loop import optimise
+from ecomap.progress import open_console
 from ecomap.run_folder import open_run
 from ecomap.schema import TileRecord, read_dataset
 from ecomap.train_config import AutoencoderTrainConfig
@@ -239,7 +240,7 @@ def train(
             launched.
         DataError: If a dataset lacks usable frames of a size.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console()
     _check_config(config)
     accelerator = open_accelerator(config.bf16, device)
     require_one_process(accelerator, config.task, config.optim.micro_batches)

@@ -47,6 +47,7 @@ from ecomap.feature_space import (
 )
 from ecomap.loop import optimise
 from ecomap.places import places_digest
+from ecomap.progress import open_console
 from ecomap.run_folder import open_run
 from ecomap.schema import TileRecord, unique
 from ecomap.train_autoencoder import Frames, open_frames
@@ -172,7 +173,7 @@ def train(
         ConfigError: If the folder holds another run, or several processes were launched.
         DataError: If a dataset lacks a side of its split, or knows no climate.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console()
     accelerator = open_accelerator(config.bf16, device)
     require_one_process(accelerator, config.task, config.optim.micro_batches)
     sources = open_frames(config.datasets, "train")

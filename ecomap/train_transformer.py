@@ -39,6 +39,7 @@ from ecomap.learn_setup import (
 from ecomap.learner import FlowBatch
 from ecomap.loop import optimise
 from ecomap.model import Bundle
+from ecomap.progress import open_console
 from ecomap.prompt import MASKS
 from ecomap.references import NONE
 from ecomap.run_folder import open_run
@@ -80,7 +81,7 @@ def train(
         BundleError: If the base cannot be loaded.
         DataError: If the dataset has too few tiles on a side of its split.
     """
-    console = console or Console(stderr=True)
+    console = console or open_console()
     if config.masks not in MASKS:
         raise ConfigError(f"masks is {config.masks!r}; choose one of {', '.join(MASKS)}.")
     check_show(config.show)
