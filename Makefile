@@ -89,7 +89,11 @@ train-tiny: $(STAMP) ## train the shipped bundle again, one network after the ot
 	$(BIN)/ecomap train configs/tiny/autoencoder.yaml --output runs/autoencoder
 	$(BIN)/ecomap train configs/tiny/base.yaml --output runs/base
 	$(BIN)/ecomap train configs/tiny/features.yaml --output runs/features
-	$(BIN)/ecomap train configs/tiny/evolve.yaml --output runs/evolve
+	$(BIN)/ecomap train configs/tiny/evolve.yaml optim.steps=2000 optim.decay_steps=700 \
+	  --output runs/evolve_first
+	$(BIN)/ecomap train configs/tiny/evolve.yaml learn.controlnet.start=runs/evolve_first/controlnet seed=1 \
+	  shift=5 optim.steps=800 optim.learning_rate=4e-4 optim.warmup_steps=50 optim.decay_steps=600 \
+	  --output runs/evolve
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

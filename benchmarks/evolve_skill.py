@@ -43,7 +43,7 @@ from ecomap.versions import fingerprint
 if TYPE_CHECKING:
     from ecomap.model import Bundle
 
-MEMBER, MEAN = "generated_{}", "ensemble_mean"
+MEAN = "ensemble_mean"
 IMAGES_FOLDER, MEASURED_FOLDER = "generated", "measured"
 
 

@@ -295,13 +295,18 @@ def change_of(name: str, baseline: Sequence[float], horizon: Sequence[float]) ->
 
 
 def _notes(name: str, change: Change | None) -> list[str]:
-    label = CLIMATE[name].label
     if change is None:
+        label = CLIMATE[name].label
         return [f"{label} is not in the files of both periods; its change is not known."]
-    if change.capped_months:
-        months = ", ".join(map(str, change.capped_months))
-        return [f"{label}: the factor was cut to {FACTOR_RANGE} in month {months}."]
-    return []
+    return cut_notes(name, change)
+
+
+def cut_notes(name: str, change: Change) -> list[str]:
+    """That factors of a climate variable were cut, and in which months."""
+    if not change.capped_months:
+        return []
+    months = ", ".join(map(str, change.capped_months))
+    return [f"{CLIMATE[name].label}: the factor was cut to {FACTOR_RANGE} in month {months}."]
 
 
 def _cell_notes(series: ClimateSeries) -> list[str]:

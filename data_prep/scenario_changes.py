@@ -60,7 +60,8 @@ def _check_window(ask: Ask) -> None:
         raise RequestError(
             f"{ask.name} changes {ask.scenario.months}, and neither the months shown "
             f"({ask.months[0]} to {ask.months[-1]}) nor the year before them have any of it. "
-            "Correct months in the scenario."
+            "Edit months: in the scenario's file, or ask for months that contain "
+            f"{ask.scenario.months}."
         )
 
 

@@ -93,7 +93,8 @@ class Scenario(Config):
     """Year of the series that every year shown repeats. The months before the first year shown are
     those before this year, where the series has them."""
     place: PlaceConfig | None = None
-    """Place whose normals are taken."""
+    """Place whose normals are taken; shifted by six months where it lies on the other hemisphere,
+    so that summer stays summer."""
 
     model: str | None = None
     """Such as ``CanESM5``; files that say they are of another are refused."""

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from data_prep.climate_series import ClimateSeries
 from data_prep.prep_config import month_range
 from data_prep.scenario_base import NORMALS_OF, Base, Normals, base_facts, source_of
-from data_prep.scenario_config import Scenario
+from data_prep.scenario_config import PlaceConfig, Scenario
 from data_prep.series_files import series_notes
 from ecomap.errors import RequestError
 from ecomap.normals import SOURCE, footprint_of, open_normals
@@ -191,17 +193,14 @@ def check_covers(ask: Ask, series: ClimateSeries, months: tuple[str, ...], hint:
 def analogue_course(ask: Ask) -> Course:
     """A year of a series again and again, or the normals of another place.
 
+    Normals of the other hemisphere are shifted by six months, so that summer stays summer.
+
     Raises:
         RequestError: If there is no series, or it lacks the year.
     """
     place, year = ask.scenario.place, ask.scenario.year
     if place is not None:
-        moved = ask.start.model_copy(update={"lat": place.lat, "lon": place.lon})
-        found = open_normals().climate(place.lat, place.lon, footprint_of(moved))
-        source = f"{SOURCE} of ({place.lat:g}, {place.lon:g})"
-        normals = {name: tuple(values.tolist()) for name, values in found.items()}
-        course = normal_course(ask, Base(normals=normals, source=source, years=None))
-        return replace(course, facts=course.facts | {"place": [place.lat, place.lon]})
+        return _place_course(ask, place)
     if ask.series is None or year is None:
         raise RequestError(
             f"{ask.name} repeats {year} of a series, and none is given. Give one with --climate or "
@@ -224,3 +223,23 @@ def analogue_course(ask: Ask) -> Course:
         facts=series_facts(series) | base_facts(ask.base) | {"analogue_year": year},
         notes=(*_notes_of(ask, series), *ask.base.notes),
     )
+
+
+def _place_course(ask: Ask, place: PlaceConfig) -> Course:
+    """Normals of another place, with the seasons of the start."""
+    moved = ask.start.model_copy(update={"lat": place.lat, "lon": place.lon})
+    found = open_normals().climate(place.lat, place.lon, footprint_of(moved))
+    where = f"({place.lat:g}, {place.lon:g})"
+    shift = 6 if place.lat * ask.start.lat < 0 else 0
+    normals = {name: tuple(np.roll(values, shift).tolist()) for name, values in found.items()}
+    source = f"{SOURCE} of {where}" + ", shifted by six months" * bool(shift)
+    course = normal_course(ask, Base(normals=normals, source=source, years=None))
+    notes = course.notes
+    if shift:
+        said = (
+            f"{where} lies on the other hemisphere: its normals are shifted by six months, so that "
+            "summer stays summer."
+        )
+        notes = (said, *notes)
+    facts = course.facts | {"place": [place.lat, place.lon], "place_shift_months": shift}
+    return replace(course, facts=facts, notes=notes)

@@ -17,7 +17,15 @@ from functools import cache
 from typing import Any
 
 from data_prep.cf_series import open_cf
-from data_prep.climate_delta import MIN_YEARS, Change, Delta, DeltaModel, change_of
+from data_prep.climate_delta import (
+    FACTOR_FLOOR,
+    MIN_YEARS,
+    Change,
+    Delta,
+    DeltaModel,
+    change_of,
+    cut_notes,
+)
 from data_prep.climate_series import ClimateSeries
 from data_prep.prep_config import ScenarioConfig
 from data_prep.scenario_base import WMO_YEARS, Base, Normals, base_facts
@@ -119,8 +127,8 @@ def _direct_course(ask: Ask, config: ScenarioConfig) -> Course:
         "bias": _plain_changes(bias),
     }
     notes = [
-        f"Months are the model's own, moved so that its means of {_years(config.baseline_years)} "
-        f"are the normals; normals of a month are the means of {RUNNING_YEARS} years around it.",
+        *_bias_notes(bias),
+        f"Normals of a month are the means of {RUNNING_YEARS} years around it.",
         *ask.base.notes,
         *series_notes(series, ask.start.lat, ask.start.lon),
     ]
@@ -135,7 +143,7 @@ def _direct_course(ask: Ask, config: ScenarioConfig) -> Course:
 
 
 def _bias(ask: Ask, config: ScenarioConfig, model: ClimateSeries) -> Delta:
-    """What makes the model's means of its baseline the normals."""
+    """What makes the model's means of its baseline the normals, as far as factors may go."""
     first, last = config.baseline_years
     changes: dict[str, Change | None] = {}
     for name in model.values:
@@ -165,6 +173,21 @@ def _bias(ask: Ask, config: ScenarioConfig, model: ClimateSeries) -> Delta:
         lon=model.lon,
         changes=changes,
     )
+
+
+def _bias_notes(bias: Delta) -> list[str]:
+    """What was done to a model's months, and where it does not reach the normals."""
+    known = {name: change for name, change in bias.changes.items() if change is not None}
+    limits = {
+        "a factor was cut": any(change.capped_months for change in known.values()),
+        f"a mean is below {FACTOR_FLOOR}": any(change.floored_months for change in known.values()),
+    }
+    but = " or ".join(words for words, is_met in limits.items() if is_met)
+    return [
+        f"Months are the model's own, moved so that its means of {_years(bias.baseline_years)} are "
+        f"the normals{but and f', except where {but}'}.",
+        *(note for name, change in known.items() for note in cut_notes(name, change)),
+    ]
 
 
 def _running_normals(series: ClimateSeries) -> Callable[[str], Normals]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep.climate_series import ClimateSeries
-from data_prep.scenario_base import base_of, source_of
+from data_prep.scenario_base import Normals, base_of, source_of
 from data_prep.scenario_changes import changed
 from data_prep.scenario_config import Scenario, read_scenario
 from data_prep.scenario_courses import (
@@ -98,26 +98,20 @@ def build_timelines(
 def start_under(start: TileRecord, series: ClimateSeries) -> TileRecord:
     """The start under the climate that a series has in its month, where it has that month.
 
-    A change from the start to a month is then one of climate, and not of products. Variables that
-    the series does not have keep what the start knows.
+    A change from the start to a month is then one of climate, and not of products: the climate is
+    that of an observed record of this month. Variables that the series does not have are unknown,
+    whatever the start knew of them; their normals stay.
 
     Args:
         start: The start tile.
         series: Climate of its place.
     """
-    here = {name: series.value(name, start.month) for name in series.values}
-    if all(value is None for value in here.values()):
+    if all(series.value(name, start.month) is None for name in series.values):
         return start
     base = base_of(start, series)
-    update: dict[str, Any] = {
-        "climate_kind": "observed",
-        "climate_source": source_of(series, base),
-    }
-    for name, value in here.items():
-        update[name] = value
-        update[f"{name}_history"] = _known(series.history(name, start.month))
-        update[f"{name}_normals"] = base.normals.get(name)
-    return make_record(start.model_dump() | update, where="The start")
+    fields = _climate(series, base.normals, start.month)
+    told = {"climate_kind": "observed", "climate_source": source_of(series, base)}
+    return make_record(start.model_dump() | fields | told, where="The start")
 
 
 def _ask(
@@ -190,17 +184,21 @@ def _changed_base(ask: Ask) -> Course:
 
 def _record(ask: Ask, course: Course, month: str) -> TileRecord:
     """The start's place in a month."""
-    normals = course.normals(month)
-    fields: dict[str, Any] = {
-        "month": month,
-        "climate_kind": course.kind,
-        "climate_source": course.source,
-    }
+    fields = _climate(course.series, course.normals(month), month)
+    told = {"month": month, "climate_kind": course.kind, "climate_source": course.source}
+    return make_record(
+        ask.start.model_dump() | OF_THE_FRAME | fields | told, where=f"{ask.name}, {month}"
+    )
+
+
+def _climate(series: ClimateSeries, normals: Normals, month: str) -> dict[str, Any]:
+    """Climate of a month as fields of a record; ``None`` for what is not known."""
+    fields: dict[str, Any] = {}
     for name in CLIMATE:
-        fields[name] = course.series.value(name, month)
-        fields[f"{name}_history"] = _known(course.series.history(name, month))
+        fields[name] = series.value(name, month)
+        fields[f"{name}_history"] = _known(series.history(name, month))
         fields[f"{name}_normals"] = _known(normals.get(name, ()))
-    return make_record(ask.start.model_dump() | OF_THE_FRAME | fields, where=f"{ask.name}, {month}")
+    return fields
 
 
 def _known(values: Iterable[float | None]) -> tuple[float | None, ...] | None:

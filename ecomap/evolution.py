@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ecomap.card import BundleCard, Door
 from ecomap.climate import monthly_series, transform
 from ecomap.controls import MIN_VALID
 from ecomap.denoiser import ControlBranch
 from ecomap.errors import RequestError
+from ecomap.kept_detail import kept_pixels, put_back, restore_detail
 from ecomap.latents import decode, to_image
 from ecomap.model import Bundle
 from ecomap.request import known_to
@@ -45,12 +45,6 @@ BATCH_SIZE = 16
 SMALL_CHANGE = 0.02
 """Change of climate, in the units of `ecomap.climate.transform`, from which on all may change:
 0.3 °C in every month, or 1.4 % of 1 mm/day."""
-
-DETAIL_WIDTH_PX = 9
-"""Window in which change is measured before lost detail is put back."""
-
-DETAIL_CHANGE = 0.2
-"""Mean change of pixels in [-1, 1] at which 37 % of the lost detail is put back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +179,8 @@ def evolve_images(
     for first in range(0, len(targets), settings.batch_size):
         part = slice(first, first + settings.batch_size)
         rows = list(index[part])
+        # Without control the start has no say.
+        change = change_cells(encoded, rows, known[part]) if settings.control_scale else None
         latents = sample_latents(
             bundle,
             known[part],
@@ -196,33 +192,19 @@ def evolve_images(
             branch=ControlBranch(
                 control=control_of(spec, encoded, rows, known[part], height_m=height_m),
                 scale=settings.control_scale,
-                change=change_cells(encoded, rows, known[part]),
+                change=change,
             ),
         )
         pixels = decode(bundle.vae, latents)
-        if settings.keep_detail:
-            pixels = restore_detail(pixels, encoded.seen[rows], encoded.lost[rows])
+        if change is not None and settings.keep_detail:
+            seen, lost = encoded.seen[rows], encoded.lost[rows]
+            pixels = restore_detail(pixels, seen, lost)
+            keep = kept_pixels(change, encoded.there[rows])
+            pixels = put_back(pixels, seen + lost, keep)
         frames.append(to_image(pixels).cpu().numpy())
         if progress:
             progress(min(first + settings.batch_size, len(targets)), len(targets))
     return np.concatenate(frames)
-
-
-def restore_detail(pixels: Tensor, seen: Tensor, lost: Tensor) -> Tensor:
-    """Put back what the autoencoder lost of a start, as far as the start is still there.
-
-    Args:
-        pixels: Decoded frames ``(B, 3, H, W)`` in [-1, 1].
-        seen: Round trips of their starts, of the same shape.
-        lost: What these lack, of the same shape.
-
-    Returns:
-        Frames in [-1, 1]; where nothing has changed, the start itself.
-    """
-    difference = (pixels - seen).abs().mean(1, keepdim=True)
-    width = DETAIL_WIDTH_PX
-    nearby = F.avg_pool2d(difference, width, stride=1, padding=width // 2, count_include_pad=False)
-    return (pixels + torch.exp(-nearby / DETAIL_CHANGE) * lost).clamp(-1, 1)
 
 
 def evolve_pairs(

@@ -46,7 +46,7 @@ METRICS: dict[str, Metric] = {
     "structure_share": Metric(
         label="Fine structure kept, as a share of the real months'",
         unit="",
-        better="higher",
+        better="none",
         formula="structure of the system / structure of the real targets, on the same pairs",
         reference=_OWN,
     ),

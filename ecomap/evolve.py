@@ -27,6 +27,7 @@ from ecomap.evolution import (
 from ecomap.model import Bundle, is_hub_id, resolve_device
 from ecomap.progress import open_console
 from ecomap.request import place_record
+from ecomap.scene_records import window_records
 from ecomap.schema import TileRecord, unique
 from ecomap.sequence import GENERATED, SequenceFolder, SequencePlan, Timeline
 from ecomap.sequence_catalogue import write_catalogue
@@ -178,7 +179,7 @@ def evolve(
         timelines=scenarios, members=members, seed=seed, chain=chain, settings=settings,
         height_m=heights,
     )  # fmt: skip
-    support = _support(model, scenarios)
+    support = _support(model, scenarios, overlap)
     plan = plan_sequence(
         model, begin, request, name=begin.record.location_id,
         source=", ".join(unique(path.name for path in sources)) or GENERATED,
@@ -269,7 +270,7 @@ def _heights(path: Path | None, record: TileRecord) -> tuple[Any, list[str]]:
 
 
 def _support(
-    model: Bundle, scenarios: Sequence[Timeline]
+    model: Bundle, scenarios: Sequence[Timeline], overlap: float
 ) -> dict[str, tuple[dict[str, Any] | None, ...]]:
     """How far the asked climates lie from those of training; empty where that is not known."""
     folders = [model.controlnet_path, model.path]
@@ -277,7 +278,11 @@ def _support(
     support = next((table for table in found_in if table is not None), None)
     if support is None:
         return {}
-    found = {line.name: [support.distance(r) for r in line.records] for line in scenarios}
+    side_px = model.card.image_size_px
+    found = {
+        line.name: [support.farthest(window_records(side_px, r, overlap)) for r in line.records]
+        for line in scenarios
+    }
     return {
         name: tuple(None if result is None else result.to_dict() for result in results)
         for name, results in found.items()

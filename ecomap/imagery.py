@@ -1,6 +1,8 @@
 """Read the frame of a record as uint8 RGB: 8-bit pictures as they are, 16-bit tiles stretched."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ RGB_BANDS = ("B04", "B03", "B02")
 """Sentinel-2 bands of a display image, red first."""
 DIGITAL_NUMBERS_PER_REFLECTANCE = 10_000
 GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+PICTURE_MODES = ("RGB", "RGBA", "L", "P")
+"""Pixel modes of 8-bit pictures, in Pillow's words."""
 
 
 def has_data(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -46,13 +50,40 @@ def read_image(path: Path, reflectance_range: tuple[float, float] | None = None)
     """
     if reflectance_range is not None and path.suffix.lower() in GEOTIFF_SUFFIXES:
         return stretch(read_digital_numbers(path, RGB_BANDS), reflectance_range)
+    with _opened(path, PICTURE_MODES) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def read_picture(path: Path) -> tuple[NDArray[np.uint8], bool]:
+    """Read a picture that somebody brings, in which what is transparent is missing.
+
+    Args:
+        path: 8-bit picture, with or without transparency.
+
+    Returns:
+        uint8 RGB ``(H, W, 3)``, black where it is missing; and whether it is grey: of one band
+        beside its transparency.
+
+    Raises:
+        DataError: If the file is missing or damaged, or is not 8-bit.
+    """
+    with _opened(path, (*PICTURE_MODES, "LA")) as image:
+        pixels = np.array(image.convert("RGBA"))
+        is_grey = image.mode in ("L", "LA")
+    pixels[pixels[..., 3] == 0] = 0
+    return np.ascontiguousarray(pixels[..., :3]), is_grey
+
+
+@contextmanager
+def _opened(path: Path, modes: tuple[str, ...]) -> Iterator[Image.Image]:
+    """A picture of one of some pixel modes, while it is read."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ("RGB", "RGBA", "L", "P"):
+            if image.mode not in modes:
                 raise DataError(
                     f"{path} has pixel mode {image.mode!r}. Expected 8-bit RGB; convert it first."
                 )
-            return np.asarray(image.convert("RGB"))
+            yield image
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist. The dataset names it; restore it or import again."
@@ -61,6 +92,26 @@ def read_image(path: Path, reflectance_range: tuple[float, float] | None = None)
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is not a readable image: {error}.") from None
+
+
+def read_valid(path: Path) -> NDArray[np.bool_]:
+    """Where a GeoTIFF has data, by its mask or its alpha band, bool ``(H, W)``.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    import warnings
+
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return np.asarray(file.dataset_mask() != 0)
+    except RasterioIOError as error:
+        raise DataError(f"{path} cannot be read as a GeoTIFF: {error}. Restore the file.") from None
 
 
 def read_digital_numbers(path: Path, bands: tuple[str, ...]) -> NDArray[np.uint16]:

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecomap.autoencoder import LATENT_FACTOR
-from ecomap.climate import at_level
 from ecomap.controls import EDGE_CHANNELS, cell_means, edge_cells
 from ecomap.denoiser import ControlBranch, Denoiser
 from ecomap.errors import RequestError
-from ecomap.evolution import DETAIL_WIDTH_PX, EvolveSettings, change_cells, restore_detail
+from ecomap.evolution import EvolveSettings, change_cells
+from ecomap.kept_detail import MARGIN_PX, kept_pixels, put_back, restore_detail
 from ecomap.large_images import decode_large, encode_large
 from ecomap.latents import to_image, to_pixels
 from ecomap.model import Bundle
-from ecomap.normals import footprint_of, open_normals
 from ecomap.request import known_to
 from ecomap.sample import prompt_of
+from ecomap.scene_records import has_own_climates, window_record
 from ecomap.schema import TileRecord
 from ecomap.solver import SOLVERS, guide, make_sigmas
 from ecomap.starts import (
@@ -34,6 +34,7 @@ from ecomap.starts import (
     control_of,
     control_spec,
     fill_missing,
+    known_months,
     source_cells,
 )
 from ecomap.windows import blended_velocity, cut, feather, noise_field, plan_windows
@@ -85,13 +86,18 @@ def evolve_scene(
         tuple(_known(record, place, side_px, bundle) for record in start.records)
         for place in places
     ]
+    source = _source_cells(start, cells)
+    no_pixels = {name: latents.new_zeros(0) for name in ("lost", "seen", "there")}
+    whole = EncodedStarts(
+        records=[known_months(start, bundle.card)], latents=latents[None], valid=valid[None],
+        source=source[None], edges={}, **no_pixels,
+    )  # fmt: skip
     encoded = EncodedStarts(
         records=parts,
         latents=cut(latents, places, side),
         valid=cut(valid, places, side),
-        source=cut(_source_cells(start, cells).to(latents.device), places, side),
-        lost=latents.new_zeros(0),
-        seen=latents.new_zeros(0),
+        source=cut(source, places, side),
+        **no_pixels,
         edges={
             name: cut(edge_cells(name, _padded(filled, cells)[None])[0].to(latents), places, side)
             for name in spec.channels
@@ -102,10 +108,16 @@ def evolve_scene(
     seen = decode_large(bundle.vae, latents, size_px=size_px)
     for target, seed in zip(targets, seeds, strict=True):
         told = [_known(target, place, side_px, bundle) for place in places]
-        scene = _Windows(bundle, encoded, told, places, settings, height_m)
+        scene = _Windows(
+            bundle, encoded, told, places, settings, height_m,
+            has_own_climates=has_own_climates(start.record),
+        )  # fmt: skip
         noise = noise_field(seed, latents.shape[0], *cells, side=side).to(latents)
         made = decode_large(bundle.vae, scene.sample(noise), size_px=size_px)
-        yield _with_detail(made, seen, start) if settings.keep_detail else made
+        if settings.keep_detail and settings.control_scale:
+            change = change_cells(whole, [0], [known_to(target, bundle.card) or target])
+            made = _with_detail(made, seen, start, change)
+        yield made
 
 
 def require_size(bundle: Bundle, start: Start) -> None:
@@ -124,19 +136,21 @@ def require_size(bundle: Bundle, start: Start) -> None:
 
 
 def _with_detail(
-    made: NDArray[np.uint8], seen: NDArray[np.uint8], start: Start
+    made: NDArray[np.uint8], seen: NDArray[np.uint8], start: Start, change: Tensor
 ) -> NDArray[np.uint8]:
-    """A frame with what the autoencoder lost of its start, a strip of rows at a time."""
+    """A frame with what stays of its start, a strip of rows at a time."""
     frame = made.copy()
+    keep = kept_pixels(change, torch.from_numpy(start.valid)[None, None])
     for first in range(0, len(made), STRIP_PX):
-        top, bottom = max(0, first - DETAIL_WIDTH_PX), first + STRIP_PX + DETAIL_WIDTH_PX
+        top, bottom = max(0, first - MARGIN_PX), first + STRIP_PX + MARGIN_PX
         rows = slice(top, bottom)
         pixels, round_trip, real = (
             to_pixels(torch.from_numpy(np.array(image[rows][None])))
             for image in (made, seen, start.image)
         )
         lost = (real - round_trip) * torch.from_numpy(start.valid[rows])
-        restored = to_image(restore_detail(pixels, round_trip, lost))[0].numpy()
+        mended = put_back(restore_detail(pixels, round_trip, lost), real, keep[:, :, rows])
+        restored = to_image(mended)[0].numpy()
         frame[first : first + STRIP_PX] = restored[first - top : first - top + STRIP_PX]
     return frame
 
@@ -152,11 +166,13 @@ class _Windows:
         places: Sequence[tuple[int, int]],
         settings: EvolveSettings,
         height_m: NDArray[np.float64] | None,
+        *,
+        has_own_climates: bool,
     ) -> None:
         self.bundle, self.encoded, self.told = bundle, encoded, told
         self.places, self.settings = list(places), settings
         self.side = encoded.latents.shape[-1]
-        self.height_m = height_m
+        self.height_m, self.has_own_climates = height_m, has_own_climates
         self.doors = bundle.card.doors if settings.doors is None else settings.doors
         self._kept: dict[int, Denoiser] = {}
 
@@ -183,7 +199,14 @@ class _Windows:
             if len(self._kept) < KEPT_BATCHES:
                 self._kept[first] = denoiser
         scale = self.settings.guidance if self.doors else 1.0
-        return guide(denoiser.predict_pair, scale)(windows, sigma)
+        velocity = guide(denoiser.predict_pair, scale)(windows.to(self.bundle.device), sigma)
+        return velocity.to(windows)
+
+    def _heights(self, row: int, column: int) -> NDArray[np.float64]:
+        """Heights of a window above the ground that its climate is of."""
+        assert self.height_m is not None
+        own = self.height_m[row : row + self.side, column : column + self.side]
+        return own - own.mean() if self.has_own_climates else own
 
     def _open(self, index: list[int]) -> Denoiser:
         """What predicts some windows."""
@@ -191,10 +214,7 @@ class _Windows:
         told = [self.told[i] for i in index]
         heights = None
         if self.height_m is not None:
-            heights = [
-                self.height_m[row : row + self.side, column : column + self.side]
-                for row, column in (self.places[i] for i in index)
-            ]
+            heights = [self._heights(*self.places[i]) for i in index]
         controls = [
             control_of(
                 spec, encoded, [i], [record], height_m=None if heights is None else heights[k]
@@ -204,69 +224,10 @@ class _Windows:
         branch = ControlBranch(
             control=torch.cat(controls),
             scale=self.settings.control_scale,
-            change=change_cells(encoded, index, told),
+            change=change_cells(encoded, index, told) if self.settings.control_scale else None,
         )
         texts = [prompt_of(record) for record in told]
         return Denoiser(self.bundle, told, texts, doors=self.doors, branch=branch)
-
-
-def window_record(record: TileRecord, row_px: int, column_px: int, side_px: int) -> TileRecord:
-    """Record of a window of a scene, with the climate of its own ground.
-
-    Args:
-        record: Of the scene.
-        row_px: First row; a window that reaches beyond the scene is moved with it.
-        column_px: First column.
-        side_px: Side of the window.
-
-    Returns:
-        The scene's record with place, size and transform of the window. Where the scene is wider
-        than a cell of the table of normals, its climate differs from the scene's as the normals
-        of both do; land cover stays the scene's.
-    """
-    lat_deg, lon_deg = footprint_of(record)
-    down = (row_px + side_px / 2) / record.height_px - 0.5
-    right = (column_px + side_px / 2) / record.width_px - 0.5
-    update: dict[str, Any] = {
-        "lat": record.lat - down * lat_deg,
-        "lon": (record.lon + right * lon_deg + 180) % 360 - 180,
-        "width_px": side_px,
-        "height_px": side_px,
-    }
-    if record.transform is not None:
-        a, b, c, d, e, f = record.transform
-        origin = (a * column_px + b * row_px + c, d * column_px + e * row_px + f)
-        update["transform"] = (a, b, origin[0], d, e, origin[1])
-    window = record.model_copy(update=update)
-    if max(lat_deg, lon_deg) < open_normals().cell_deg:
-        return window
-    return _with_own_climate(record, window)
-
-
-def _with_own_climate(scene: TileRecord, window: TileRecord) -> TileRecord:
-    """A window whose climate is moved from the scene's by the difference of their normals."""
-    table, update = open_normals(), {}
-    of_scene = table.climate(scene.lat, scene.lon, footprint_of(scene))
-    of_window = table.climate(window.lat, window.lon, footprint_of(window))
-    for name, own in of_window.items():
-        for suffix in ("", "_history", "_normals"):
-            old = getattr(scene, f"{name}{suffix}")
-            if old is None:
-                continue
-            values = old if isinstance(old, tuple) else (old,)
-            start = {"": scene.month_index, "_normals": 0, "_history": scene.month_index}[suffix]
-            moved = [
-                _moved(name, v, of_scene[name][(start + i) % 12], own[(start + i) % 12])
-                for i, v in enumerate(values)
-            ]
-            update[f"{name}{suffix}"] = tuple(moved) if isinstance(old, tuple) else moved[0]
-    land = table.land_frac(window.lat, window.lon, footprint_of(window))
-    return window.model_copy(update=update | {"land_frac": land})
-
-
-def _moved(name: str, value: float | None, level: float, own: float) -> float | None:
-    """A value under another normal."""
-    return None if value is None else float(at_level(name, value, level, own))
 
 
 def _known(record: TileRecord, place: tuple[int, int], side_px: int, bundle: Bundle) -> TileRecord:

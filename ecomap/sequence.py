@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import rasterio
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecomap.errors import DataError
-from ecomap.imagery import read_image
-from ecomap.outputs import SYNTHETIC_MARK
+from ecomap.imagery import read_image, read_valid
+from ecomap.outputs import SYNTHETIC_MARK, SYNTHETIC_STATEMENT, replacing, unplaced
 from ecomap.schema import TileRecord, describe_validation, write_json
 
 PLAN_FILE = "plan.json"
@@ -80,7 +82,9 @@ class SequencePlan(BaseModel):
     """Versions of packages."""
     support: dict[str, tuple[dict[str, Any] | None, ...]] = {}
     """Scenario -> for each month how far its climate lies from what was trained on
-    (`ecomap.support.Support.to_dict`); ``None`` where that is not known."""
+    (`ecomap.support.SupportResult.to_dict`); ``None`` where that is not known. Where windows of a
+    scene have climates of their own, it is that of the farthest
+    (`ecomap.scene_records.window_records`)."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -189,9 +193,44 @@ class SequenceFolder:
         """
         return read_image(self.frame_path(scenario, member, month))
 
+    def write_start(self, image: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+        """Write the start as a GeoTIFF that says whether it is synthetic; what is hidden is masked.
+
+        Args:
+            image: Pixels ``(H, W, 3)``.
+            valid: Where it shows the place ``(H, W)``.
+        """
+        record, is_made = self.plan.start, self.plan.start_is_synthetic
+        place: dict[str, Any] = {}
+        if record.crs is not None and record.transform is not None:
+            place = {"crs": record.crs, "transform": rasterio.Affine(*record.transform)}
+        height, width = image.shape[:2]
+        # The mask lies in the file: one beside it would not move with it.
+        inside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+        with inside, replacing(self.start_path) as temporary, unplaced(), rasterio.open(
+            temporary, "w", driver="GTiff", count=3, dtype="uint8", height=height, width=width,
+            compress="deflate", photometric="rgb", **place,
+        ) as file:  # fmt: skip
+            file.write(np.moveaxis(image, -1, 0))
+            if not valid.all():
+                file.write_mask(valid)
+            file.update_tags(
+                IMAGEDESCRIPTION=SYNTHETIC_STATEMENT if is_made else "Start of a sequence.",
+                SYNTHETIC=str(is_made).lower(), SOURCE=self.plan.start_source,
+                MONTH=record.month, LICENSE=record.license, ATTRIBUTION=record.attribution,
+            )  # fmt: skip
+
     def read_start(self) -> np.ndarray:
         """Pixels of the start tile, uint8 ``(H, W, 3)``."""
         return read_image(self.start_path)
+
+    def read_start_valid(self) -> np.ndarray:
+        """Where the start tile shows its place, bool ``(H, W)``.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        return read_valid(self.start_path)
 
 
 def differences(one: SequencePlan, two: SequencePlan) -> str:

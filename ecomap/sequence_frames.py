@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from ecomap.denoiser import computing
 from ecomap.errors import RequestError
 from ecomap.evolution import EvolveSettings, evolve_images
 from ecomap.model import Bundle, load_bundle
-from ecomap.outputs import SYNTHETIC_STATEMENT, replacing, unplaced, write_geotiff
+from ecomap.outputs import write_geotiff
 from ecomap.progress import progress_bar
 from ecomap.request import known_to
 from ecomap.sample import generate_images
@@ -132,7 +131,7 @@ def plan_sequence(
         members=request.members,
         seed=request.seed,
         settings=asdict(request.settings)
-        | {"chain": request.chain}
+        | {"chain": request.chain, "doors": _listed(request.settings.doors)}
         | computing(bundle.device)
         | {
             "height_sha256": _digest(request.height_m),
@@ -184,7 +183,7 @@ def make_frames(
         Number of frames that were made.
     """
     if not folder.start_path.exists():
-        write_start(folder, start)
+        folder.write_start(start.image, start.valid)
     missing = folder.missing()
     console = console or Console(quiet=True)
     with progress_bar(console, has_loss=False) as progress:
@@ -266,26 +265,6 @@ def _chained(
             yield frame, image
 
 
-def write_start(folder: SequenceFolder, start: Start) -> None:
-    """Write the start as a GeoTIFF; it says whether it is synthetic."""
-    record, image = start.record, start.image
-    is_made = folder.plan.start_is_synthetic
-    place: dict[str, Any] = {}
-    if record.crs is not None and record.transform is not None:
-        place = {"crs": record.crs, "transform": rasterio.Affine(*record.transform)}
-    height, width = image.shape[:2]
-    with replacing(folder.start_path) as temporary, unplaced(), rasterio.open(
-        temporary, "w", driver="GTiff", count=3, dtype="uint8", height=height, width=width,
-        compress="deflate", photometric="rgb", **place,
-    ) as file:  # fmt: skip
-        file.write(np.moveaxis(image, -1, 0))
-        file.update_tags(
-            IMAGEDESCRIPTION=SYNTHETIC_STATEMENT if is_made else "Start of a sequence.",
-            SYNTHETIC=str(is_made).lower(), SOURCE=folder.plan.start_source,
-            MONTH=record.month, LICENSE=record.license, ATTRIBUTION=record.attribution,
-        )  # fmt: skip
-
-
 def _scene_notes(bundle: Bundle, start: Start) -> list[str]:
     """What is done with a start of another size than the model's."""
     side = bundle.card.image_size_px
@@ -293,6 +272,11 @@ def _scene_notes(bundle: Bundle, start: Start) -> list[str]:
     if (height, width) == (side, side):
         return []
     return [f"The start is {width} x {height} px; it is made in windows of {side} px that blend."]
+
+
+def _listed(values: Sequence[str] | None) -> list[str] | None:
+    """As JSON gives it back."""
+    return None if values is None else list(values)
 
 
 def _digest(values: NDArray[Any] | None) -> str | None:

@@ -63,7 +63,7 @@ class FrameMeasures:
 class SequenceMaps:
     """Means over the frames of a scenario, a member and a group of `GROUPS`.
 
-    NaN where the start tile has water, where a frame is black, and where a group has no frame.
+    NaN where the start tile shows water, where a frame is black, and where a group has no frame.
     """
 
     scenarios: tuple[str, ...]
@@ -90,10 +90,10 @@ class Measured:
     maps: SequenceMaps
 
 
-def measure_frame(image: Pixels) -> FrameMeasures:
-    """Read an image, uint8 ``(H, W, 3)``."""
-    found = land_indices(image)
-    land_frac = float(land_mask(image).mean())
+def measure_frame(image: Pixels, valid: NDArray[np.bool_] | None = None) -> FrameMeasures:
+    """Read an image, uint8 ``(H, W, 3)``, or the valid pixels of it."""
+    found = land_indices(image, valid)
+    land_frac = float(land_mask(image)[... if valid is None else valid].mean())
     return FrameMeasures(found.greenness, found.snow_frac, land_frac, found.has_land)
 
 
@@ -104,12 +104,12 @@ def measure_sequence(folder: SequenceFolder) -> Measured:
         DataError: If frames are missing or damaged, or differ in size from the start tile.
     """
     folder.require_complete()
-    image = folder.read_start()
-    start, totals = measure_frame(image), _Totals(folder.plan, image)
+    image, valid = folder.read_start(), folder.read_start_valid()
+    start, totals = measure_frame(image, valid), _Totals(folder.plan, image, valid)
     rows = [
         {"scenario": timeline.name, "member": member, "month": record.month}
         | _climate(folder.plan, timeline.name, position)
-        | _measures(frame, image, start)
+        | _measures(frame, image, valid, start)
         for number, timeline in enumerate(folder.plan.timelines)
         for position, record in enumerate(timeline.records)
         for member, frame in totals.add_month(folder, number, record)
@@ -205,11 +205,11 @@ def periods(months: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
 class _Totals:
     """Sums of maps while frames go by."""
 
-    def __init__(self, plan: SequencePlan, start: Pixels) -> None:
+    def __init__(self, plan: SequencePlan, start: Pixels, valid: NDArray[np.bool_]) -> None:
         height, width = start.shape[:2]
         self.plan, self.start_shape = plan, start.shape
         self.block_px = -(-max(height, width) // MAP_SIDE)
-        self.blank = np.where(land_mask(start), 0, np.nan).astype(np.float32)
+        self.blank = np.where(land_mask(start) | ~valid, 0, np.nan).astype(np.float32)
         shape = (len(plan.timelines), plan.members, len(GROUPS), *self._reduce(self.blank).shape)
         self.greenness, self.snow = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self.spreads = np.zeros((2, shape[0], *shape[2:]), np.float32)
@@ -304,12 +304,14 @@ def _climate(plan: SequencePlan, scenario: str, position: int) -> dict[str, Any]
     }
 
 
-def _measures(frame: Pixels, start_image: Pixels, start: FrameMeasures) -> dict[str, Any]:
-    """Numbers of a frame, and what changed since the start tile."""
-    found = measure_frame(frame)
-    difference = np.abs(frame.astype(np.int16) - start_image)
-    return vars(found) | {
-        "greenness_change": found.greenness - start.greenness,
-        "snow_frac_change": found.snow_frac - start.snow_frac,
+def _measures(
+    frame: Pixels, start_image: Pixels, valid: NDArray[np.bool_], start: FrameMeasures
+) -> dict[str, Any]:
+    """Numbers of a frame, and what changed where the start tile shows its place."""
+    seen = measure_frame(frame, valid)
+    difference = np.abs(frame.astype(np.int16) - start_image)[valid]
+    return vars(measure_frame(frame)) | {
+        "greenness_change": seen.greenness - start.greenness,
+        "snow_frac_change": seen.snow_frac - start.snow_frac,
         "colour_change": float(difference.mean()),
     }

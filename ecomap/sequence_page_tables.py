@@ -24,8 +24,9 @@ from ecomap.support import OUTSIDE_PERCENTILE, SupportResult, note_of
 MAX_TABLE_ROWS = 240
 
 MEANING_OF_OUTSIDE = (
-    f"Outside means farther from every climate of the training, for this land cover, than "
-    f"{OUTSIDE_PERCENTILE:g} % of real held-out places are. There the images extrapolate."
+    "Outside means farther from every climate of the training, for this land cover, than "
+    f"{OUTSIDE_PERCENTILE:g} % of the months of real places, each compared with places away from "
+    "it. There the images extrapolate."
 )
 
 HOW_TO_READ = (

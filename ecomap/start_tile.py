@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioIOError
-from rasterio.warp import transform as warp
 
 from ecomap.card import BundleCard
 from ecomap.climate import known_variables
 from ecomap.errors import DataError, RequestError
-from ecomap.imagery import GEOTIFF_SUFFIXES, FrameReader, read_image
-from ecomap.normals import KM_PER_DEG, SOURCE, footprint_of, normal_fields, open_normals
-from ecomap.outputs import unplaced
+from ecomap.imagery import FrameReader, read_image
+from ecomap.normals import SOURCE, footprint_of, normal_fields, open_normals
 from ecomap.request import read_record
 from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover, read_dataset, unique
+from ecomap.start_image import read_start_image
 from ecomap.starts import Start, merge_starts
 
 NO_MASK = Path("-")
@@ -60,18 +57,18 @@ def open_start(
         The start, whose record has normals of the place where it had no climate, and notes.
 
     Raises:
-        DataError: If a file is missing, damaged or has other bands.
+        DataError: If a file is missing, damaged or has other bands, or a grid is not north up.
         RequestError: If place or month are missing, or contradict each other.
     """
+    notes: list[str] = []
     if source.is_dir():
         record, image = _of_dataset(source, tile_id)
     elif source.suffix.lower() == ".json":
         record = read_record(source)
         image = _of_record(source, record)
     else:
-        image, fields = _of_file(source, lat, lon, card)
-        record = _described(source, image, fields, month)
-    notes = []
+        image, fields, notes = read_start_image(source)
+        record = _described(source, image, _placed(source, fields, lat, lon, card), month)
     given = {"month": month, "lat": lat, "lon": lon}
     for name, value in given.items():
         if value is not None and not _same(getattr(record, name), value):
@@ -118,7 +115,7 @@ def open_starts(
         The start and notes.
 
     Raises:
-        DataError: If a file is missing, damaged or has other bands, or nothing is shown.
+        DataError: As of `open_start`, or if nothing is shown.
         RequestError: If a start lacks its place or month, there are more words than starts, or the
             starts do not lie on one grid.
     """
@@ -208,50 +205,23 @@ def _of_record(path: Path, record: TileRecord) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _of_file(
-    path: Path, lat: float | None, lon: float | None, card: BundleCard
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Pixels of a picture and what it says of its place."""
-    if path.suffix.lower() in GEOTIFF_SUFFIXES:
-        found = _of_geotiff(path)
-        if found is not None:
-            return found
-    image = read_image(path)
+def _placed(
+    path: Path,
+    fields: dict[str, Any] | None,
+    lat: float | None,
+    lon: float | None,
+    card: BundleCard,
+) -> dict[str, Any]:
+    """What a picture tells of its place, or the user in its stead."""
+    if fields is not None:
+        return fields
     if lat is None or lon is None:
         raise RequestError(
             f"{path} has no georeferencing that tells where it is. Give --lat and --lon of its "
             "centre."
         )
     metres = card.ground_sampling_distance_m
-    return image, {"lat": lat, "lon": lon, "ground_sampling_distance_m": metres}
-
-
-def _of_geotiff(path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]] | None:
-    """Pixels and place of a GeoTIFF; ``None`` where it has no place."""
-    try:
-        with unplaced(), rasterio.open(path) as file:
-            if file.count not in (3, 4) or file.dtypes[0] != "uint8":
-                raise DataError(
-                    f"{path} has {file.count} bands of {file.dtypes[0]}. Expected red, green and "
-                    "blue as 8-bit display values; tiles of digital numbers are read from their "
-                    "dataset (--start FOLDER --tile ID)."
-                )
-            if file.crs is None or file.transform.is_identity:
-                return None
-            image = np.moveaxis(file.read((1, 2, 3)), 0, -1)
-            image[file.dataset_mask() == 0] = 0
-            x, y = file.transform @ (file.width / 2, file.height / 2)
-            (lon,), (lat,) = warp(file.crs, "EPSG:4326", [x], [y])
-            in_degrees = file.crs.is_geographic
-            metres = abs(file.transform.e) * (KM_PER_DEG * 1000 if in_degrees else 1.0)
-            placed = file.crs.to_string(), tuple(file.transform)[:6]
-    except RasterioIOError as error:
-        raise DataError(f"{path} cannot be read as a GeoTIFF: {error}. Restore the file.") from None
-    crs, transform = placed
-    return image, {
-        "lat": lat, "lon": lon, "ground_sampling_distance_m": metres, "crs": crs,
-        "transform": transform,
-    }  # fmt: skip
+    return {"lat": lat, "lon": lon, "ground_sampling_distance_m": metres}
 
 
 def _described(

@@ -132,6 +132,8 @@ class EncodedStarts:
     has no data."""
     seen: Tensor
     """Pixels of the round trip ``(S, 3, H, W)``."""
+    there: Tensor
+    """Where a start shows its place, bool ``(S, 1, H, W)``."""
     edges: dict[str, Tensor]
     """Edge channels of the control by name, each ``(S, 1, h, w)``."""
 
@@ -171,6 +173,7 @@ def encode_starts(bundle: Bundle, starts: Sequence[Start]) -> EncodedStarts:
         source=torch.cat([source_cells(start) for start in starts]).to(pixels.device),
         lost=(pixels - seen) * is_there,
         seen=seen,
+        there=is_there,
         edges=edges,
     )
 

@@ -5,8 +5,7 @@ climate at such a place, or must guess: outside means farther from every trainin
 class than nearly all real places are from those away from them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +26,8 @@ from ecomap.support_table import (
 )
 
 OUTSIDE_PERCENTILE = 99.0
-"""An asked climate is outside where it lies farther than this share of real places, percent."""
+"""An asked climate is outside where it lies farther than this share of the months of real places,
+percent."""
 
 ANOMALIES = "anomalies"
 """Left out where a record has them and no training record had."""
@@ -83,7 +83,8 @@ class SupportResult(BaseModel):
     distance: float
     """To the nearest training climate, in spreads of the class."""
     percentile: float
-    """Share of real places that lie nearer, percent; 100 beyond the farthest."""
+    """Share of the months of real places that lie nearer, each compared with places away from it,
+    percent; 100 beyond the farthest."""
     threshold: float
     """Distance at `OUTSIDE_PERCENTILE`."""
     is_outside: bool
@@ -157,6 +158,15 @@ class Support:
             left_out=self._left_out(record),
         )
 
+    def farthest(self, records: Sequence[TileRecord]) -> SupportResult | None:
+        """Measure several records of one month, such as windows of a scene, and keep the farthest.
+
+        Returns:
+            None where `distance` is for all of them.
+        """
+        found = [self.distance(record) for record in records]
+        return max((result for result in found if result is not None), key=_farness, default=None)
+
     def _tree(self, code: int, is_known: NDArray[np.bool_]) -> tuple[cKDTree, NDArray[np.int64]]:
         """Tree of a class over the known features, and the row of each of its points."""
         key = (code, is_known.tobytes())
@@ -216,7 +226,7 @@ def note_of(results: Sequence[SupportResult | None]) -> str:
     if not known:
         return "How far this climate lies from the training's is not known."
     outside = [result for result in known if result.is_outside]
-    farthest = max(known, key=lambda result: (result.percentile, result.distance))
+    farthest = max(known, key=_farness)
     if outside:
         place = farthest.nearest
         text = (
@@ -228,10 +238,15 @@ def note_of(results: Sequence[SupportResult | None]) -> str:
     else:
         text = (
             f"All {len(known)} months lie within the climates of the training. The farthest, "
-            f"{farthest.month}, is farther from them than {farthest.percentile:.0f} % of real "
-            "held-out places."
+            f"{farthest.month}, is farther from them than {farthest.percentile:.0f} % of the "
+            "months of real places, each compared with places away from it."
         )
     return " ".join([text, *_cautions(known, len(results) - len(known))])
+
+
+def _farness(result: SupportResult) -> tuple[float, float]:
+    """What is larger for a climate that lies farther."""
+    return result.percentile, result.distance
 
 
 def _cautions(known: Sequence[SupportResult], num_unknown: int) -> list[str]:
@@ -248,37 +263,3 @@ def _cautions(known: Sequence[SupportResult], num_unknown: int) -> list[str]:
     if num_unknown:
         found.append(f"Of {num_unknown} months no climate is known.")
     return found
-
-
-@dataclass(frozen=True)
-class SupportGrid:
-    """Percentiles of all months of all scenarios, for a heat map."""
-
-    scenarios: tuple[str, ...]
-    months: tuple[str, ...]
-    """``YYYY-MM``, ascending: those of any scenario."""
-    percentile: NDArray[np.float64]
-    """``(len(scenarios), len(months))``, NaN where not known."""
-    is_outside: NDArray[np.bool_]
-    """Of the same shape."""
-
-
-def support_grid(support: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> SupportGrid:
-    """Arrange what a plan knows of its months (`ecomap.sequence.SequencePlan.support`).
-
-    Args:
-        support: Scenario -> `SupportResult.to_dict` of each month, or None.
-    """
-    cells = {
-        (scenario, result["month"]): result
-        for scenario, results in support.items()
-        for result in results
-        if result is not None
-    }
-    scenarios, months = tuple(support), tuple(sorted({month for _, month in cells}))
-    percentile = np.full((len(scenarios), len(months)), np.nan)
-    is_outside = np.zeros(percentile.shape, bool)
-    for (scenario, month), result in cells.items():
-        place = scenarios.index(scenario), months.index(month)
-        percentile[place], is_outside[place] = result["percentile"], result["is_outside"]
-    return SupportGrid(scenarios, months, percentile, is_outside)

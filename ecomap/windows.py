@@ -178,15 +178,7 @@ def plan_blocks(size: Place, side: int, halo: int) -> list[Block]:
     ]
 
 
-def noise_field(
-    seed: int,
-    channels: int,
-    height: int,
-    width: int,
-    *,
-    side: int = 16,
-    origin: Place = (0, 0),
-) -> Tensor:
+def noise_field(seed: int, channels: int, height: int, width: int, *, side: int = 16) -> Tensor:
     """Standard normal noise of a cell that depends on seed and place alone, not on the map's size.
 
     Drawn in blocks of ``side`` x ``side`` cells, each from a seed of its own. The first block is
@@ -198,21 +190,16 @@ def noise_field(
         height: In cells.
         width: In cells.
         side: Of a block.
-        origin: Row and column of the first cell, from 0: that of a crop gives the crop's noise.
 
     Returns:
         Float32 ``(channels, height, width)`` on the CPU.
     """
-    top, left = origin
-    rows = range(top // side, (top + height - 1) // side + 1)
-    columns = range(left // side, (left + width - 1) // side + 1)
+    rows, columns = range(-(-height // side)), range(-(-width // side))
     strips = [
         torch.cat([_noise_block(seed, (row, column), (channels, side)) for column in columns], 2)
         for row in rows
     ]
-    first_row, first_column = top % side, left % side
-    field = torch.cat(strips, 1)
-    return field[:, first_row : first_row + height, first_column : first_column + width].clone()
+    return torch.cat(strips, 1)[:, :height, :width].clone()
 
 
 def seam_ratio(

@@ -16,8 +16,8 @@ from ecomap.evolution import (
     change_share,
     evolve_images,
     evolve_pairs,
-    restore_detail,
 )
+from ecomap.kept_detail import KEPT_EDGE_PX, kept_pixels, put_back, restore_detail
 from ecomap.request import known_to
 from ecomap.sequence_frames import open_evolver
 from ecomap.starts import (
@@ -89,7 +89,7 @@ def test_frames_do_not_depend_on_the_batch_and_follow_their_seed(bundle):
     assert (together[1] != together[2]).any()
 
 
-def test_hidden_pixels_are_made_up_and_the_rest_stays(bundle):
+def test_hidden_pixels_are_made_up_whatever_they_show(bundle):
     hidden = np.zeros((TINY_SIZE_PX, TINY_SIZE_PX), bool)
     hidden[:, :8] = True
     begin = replace(start(), hidden=hidden)
@@ -189,6 +189,33 @@ def test_lost_detail_comes_back_where_nothing_changed():
     made = restore_detail(pixels, seen, lost)
     assert torch.allclose(made[..., :8], torch.tensor(0.1))
     assert torch.allclose(made[..., 28:], torch.tensor(0.8), atol=0.005)
+
+
+def test_a_start_that_stays_gives_way_gradually_to_what_is_made_beside_it():
+    keep = torch.zeros(1, 1, 40, 80, dtype=torch.bool)
+    keep[..., 30:] = True
+    made = put_back(torch.zeros(1, 3, 40, 80), torch.ones(1, 3, 40, 80), keep)[0, 0]
+    assert (made[:, :30] == 0).all()
+    assert (made[:, 30 + 2 * KEPT_EDGE_PX :] == 1).all()
+    between = made[20, 30 : 30 + 2 * KEPT_EDGE_PX]
+    assert (between.diff() > 0).all()
+    assert between.diff().max() < 0.1
+
+
+def test_pixels_stay_where_their_cell_does_and_the_start_shows_them():
+    change = torch.tensor([[0.0, 0.5], [1.0, 0.0]])[None, None]
+    there = torch.ones(1, 1, 14, 16, dtype=torch.bool)
+    there[..., 0, 0] = False
+    keep = kept_pixels(change, there)[0, 0]
+    assert keep.shape == (14, 16)
+    assert (keep[0, 0], keep[0, 7], keep[0, 8], keep[8, 0], keep[13, 15]) == (0, 1, 0, 0, 1)
+
+
+def test_without_control_the_start_has_no_say(bundle):
+    (own,) = evolve(bundle, [tile()], control_scale=0.0)
+    (free,) = evolve(bundle, [tile()], begin=start(seed=2), control_scale=0.0)
+    assert np.array_equal(own, free)
+    assert (own != start().image).any()
 
 
 def test_pairs_are_the_frames_of_their_own_starts(bundle):

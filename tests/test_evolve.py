@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from typer.testing import CliRunner
 
 from ecomap.cli import app
 from ecomap.outputs import read_provenance
+from ecomap.scene_records import window_records
 from ecomap.sequence import SequenceFolder
+from ecomap.support import Support
 from ecomap.support_build import build_support
 from ecomap.support_table import write_support
 from tests.fakes import TINY_SIZE_PX, made_image, make_tile
@@ -130,6 +133,27 @@ def test_a_cloudy_month_is_completed_from_another_one(bundle, start, tmp_path):
     assert code == 2
     assert "--start-month is given 3 times and there are 2 starts" in err
     assert not other.exists()
+
+
+def test_the_farthest_ground_of_a_scene_says_how_far_its_climate_lies(bundle, tmp_path):
+    size, path = 2 * TINY_SIZE_PX, tmp_path / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, dtype="uint8", height=size, width=size,
+        crs="EPSG:4326", transform=rasterio.Affine(0.5, 0, 2, 0, -0.5, 54),
+    ) as file:  # fmt: skip
+        file.write(np.moveaxis(made_image(1, size, size), -1, 0))
+    code, _, err = run(
+        "--start", path, "--start-month", "2021-07", "--bundle", bundle, "--device", "cpu",
+        "--months", "2021-07", "--steps", 1, "--overlap", 0, "--output", tmp_path / "a",
+    )  # fmt: skip
+    assert code == 0, err
+    plan = SequenceFolder.open(tmp_path / "a").plan
+    support, record = Support.open(bundle / "controlnet"), plan.timelines[0].records[0]
+    windows = [support.distance(w) for w in window_records(TINY_SIZE_PX, record, 0)]
+    assert len(windows) == 4
+    distances = [found.distance for found in windows]
+    told = plan.support["normal"][0]["distance"]
+    assert told == max(distances) > support.distance(record).distance
 
 
 def test_without_a_start_one_is_generated_and_says_so(bundle, tmp_path):

@@ -24,6 +24,7 @@ from data_prep.scenarios import (
 from data_prep.series_files import read_climate_file
 from ecomap.climate import apply_changes, climate_features, parse_change
 from ecomap.errors import ConfigError, DataError, RequestError
+from ecomap.evolution import change_share
 from ecomap.normals import SOURCE, footprint_of, open_normals
 from ecomap.schema import CLIMATE, TileRecord
 from ecomap.sequence import Timeline
@@ -194,7 +195,11 @@ def test_a_change_that_no_month_shows_is_told_or_refused():
     after = one(drought, ["2032-01"])
     assert after.records[0].precipitation_mm_day_history[5:8] == pytest.approx((1.8, 2.1, 2.4))
     assert any("what is seen is what follows them" in note for note in after.notes)
-    with pytest.raises(RequestError, match=r"neither the months shown \(2035-01 to 2035-01\)"):
+    said = (
+        r"neither the months shown \(2035-01 to 2035-01\) .* Edit months: in the scenario's file, "
+        r"or ask for months that contain 2031-06\.\.2031-08\."
+    )
+    with pytest.raises(RequestError, match=said):
         one(drought, ["2035-01"])
 
 
@@ -318,6 +323,26 @@ def test_a_start_under_a_series_has_no_change_of_product():
     assert start_under(start(), series()) == start()  # it ends before
 
 
+@pytest.mark.parametrize("first", ["1991-01", "2003-01"])  # normals of the series, or of the start
+@pytest.mark.parametrize("kind", ["normal", "observed"])
+@pytest.mark.parametrize("known", [(T,), (P,), (T, P)])
+def test_a_start_and_its_own_month_under_a_series_have_one_climate(known, kind, first):
+    full = series(first, "2020-12")
+    made = series(first, "2020-12", values={name: full.values[name] for name in known})
+    history = dict.fromkeys((f"{T}_history", f"{P}_history"), WARM)
+    placed = start_under(start(climate_kind=kind, **history), made)
+    target = one({"kind": "observed"}, ["2004-06"], series=made, start=placed).records[0]
+    fields = [f"{name}{suffix}" for name in CLIMATE for suffix in ("", "_history", "_normals")]
+    for field in (*fields, "climate_kind"):
+        assert getattr(placed, field) == getattr(target, field)
+    assert change_share(placed, target) == 0
+    # Of what the series does not have, the climate of the place is known, and no anomaly.
+    features = climate_features(placed).known
+    for index, name in enumerate(CLIMATE):
+        assert features[:, index, 1].any() == (name in known)
+        assert (getattr(placed, f"{name}_normals") is None) == (name == S)
+
+
 def test_a_file_of_the_scenario_stands_for_that_of_the_sequence(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("month,temperature_c\n2002-01,1\n2002-02,2\n")
@@ -360,19 +385,49 @@ def test_an_analogue_place_gives_its_normals():
     assert record.temperature_c == record.temperature_c_normals[6]
     assert 24 < record.temperature_c < 31  # Tunis
     assert (record.lat, record.climate_kind) == (50.0, "normal")
-    assert "(36.8, 10.2)" in record.climate_source
+    assert record.climate_source == f"{SOURCE} of (36.8, 10.2)"
+    assert timeline.facts["place_shift_months"] == 0
+    assert not any("hemisphere" in note for note in timeline.notes)
+
+
+@pytest.mark.parametrize(("own", "lat", "lon"), [(46.5, -33.9, 18.4), (-33.9, 46.5, 9.5)])
+def test_a_place_on_the_other_hemisphere_keeps_the_seasons_of_the_start(own, lat, lon):
+    place = {"kind": "analogue", "place": {"lat": lat, "lon": lon}}
+    timeline = one(place, ["2030-01", "2030-07"], start=start(lat=own))
+    january, july = timeline.records
+    table = open_normals().climate(lat, lon, footprint_of(start(lat=lat)))
+    for name in (T, P):
+        shifted = (*table[name][6:], *table[name][:6])
+        assert getattr(january, f"{name}_normals") == shifted
+        assert getattr(january, f"{name}_history") == shifted
+        assert getattr(july, f"{name}_history") == tuple(table[name])
+        assert getattr(january, name) == table[name][6]
+        assert getattr(july, name) == table[name][0]
+    assert (january.temperature_c < july.temperature_c) == (own > 0)
+    assert january.climate_source == f"{SOURCE} of ({lat:g}, {lon:g}), shifted by six months"
+    assert timeline.facts["place_shift_months"] == 6
+    assert any("other hemisphere: its normals are shifted by six" in n for n in timeline.notes)
+
+
+def test_a_place_on_the_equator_is_shifted_for_neither_hemisphere():
+    for lat in (50.0, -33.9):
+        place = {"kind": "analogue", "place": {"lat": 0, "lon": 10}}
+        assert one(place, ANY, start=start(lat=lat)).facts["place_shift_months"] == 0
 
 
 # ---- climate models
 
 
-def write_model(folder: Path, first: int, last: int, experiment: str) -> None:
-    """Monthly means of one cell, a file a variable: 3 °C warmer and twice as wet as the normals of
-    `start` in 2000, 4 °C and a fifth more a century later; odd years are 2 °C warmer than even."""
+def write_model(
+    folder: Path, first: int, last: int, experiment: str, *, wetness: float = 2.0
+) -> None:
+    """Monthly means of one cell, a file a variable: 3 °C warmer and `wetness` times as wet as the
+    normals of `start` in 2000, 4 °C and a fifth more a century later; odd years are 2 °C warmer
+    than even."""
     num = 12 * (last - first + 1)
     month, year = np.arange(num) % 12, first + np.arange(num) // 12
     tas = 273.15 + 3.0 + month + np.where(year % 2, 1.0, -1.0) + 4.0 * (year - 2000) / 100
-    rain = 2.0 * (1.0 + month) * (1 + 0.002 * (year - 2000)) / 86400
+    rain = wetness * (1.0 + month) * (1 + 0.002 * (year - 2000)) / 86400
     calendar = {"units": "days since 1850-01-01", "calendar": "360_day"}
     for name, values, units in (("tas", tas, "K"), ("pr", rain, "kg m-2 s-1")):
         data = xr.Dataset(
@@ -458,6 +513,39 @@ def test_the_models_own_months_run_on_without_its_bias(model):
     assert late[0].temperature_c - late[0].temperature_c_normals[0] == pytest.approx(-1, abs=0.1)
     assert late[0].temperature_c_normals[0] == pytest.approx(4.0 * (2079.5 - 2012.5) / 100, abs=0.1)
     assert late[0].climate_kind == "observed"
+    assert (
+        "Months are the model's own, moved so that its means of 2000-2025 are the normals."
+        in timeline.notes
+    )
+    assert not any("cut" in note for note in timeline.notes)
+
+
+@pytest.mark.parametrize(
+    ("january", "made", "but", "cut"),
+    [
+        (4.0, 0.1 * 1.025 * 5, "a factor was cut", True),  # 4 of 0.1 would be a factor of 39
+        (0.05, 0.1, "a mean is below 0.1", False),
+        (0.0, 0.1, "a mean is below 0.1", False),
+    ],
+)
+def test_a_bias_that_is_not_all_removed_is_told(tmp_path, january, made, but, cut):
+    for first, last, experiment in ((2000, 2014, "historical"), (2015, 2025, "ssp585")):
+        write_model(tmp_path, first, last, experiment, wetness=0.1)
+    at = start(precipitation_mm_day_normals=(january, *(0.1 * month for month in range(2, 13))))
+    scenario = {
+        "kind": "cmip6", "model": "CanESM5", "experiment": "ssp585", "direct": True,
+        "historical_paths": [str(tmp_path / "*_historical_*.nc")],
+        "future_paths": [str(tmp_path / "*_ssp585_*.nc")],
+    }  # fmt: skip
+    timeline = one(scenario, parse_months("2000..2025"), start=at)
+    rain = np.array([r.precipitation_mm_day for r in timeline.records]).reshape(-1, 12).mean(0)
+    assert rain == pytest.approx([made, *(0.1 * month for month in range(2, 13))], rel=1e-3)
+    assert (
+        "Months are the model's own, moved so that its means of 2000-2025 are the normals, except "
+        f"where {but}."
+    ) in timeline.notes
+    said = "Precipitation: the factor was cut to (0.2, 5.0) in month 1."
+    assert (said in timeline.notes) == cut
 
 
 def test_a_change_goes_on_top_of_a_model(model):

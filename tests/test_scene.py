@@ -1,10 +1,17 @@
 """Scenes larger than the model's images: the climate of their windows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 import ecomap.scene
-from ecomap.scene import window_record
+import ecomap.scene_records
+from ecomap.card import BundleCard
+from ecomap.evolution import EvolveSettings
+from ecomap.scene_records import window_record
+from ecomap.starts import EncodedStarts
 from tests.fakes import make_tile
 
 SCENE_PX, WINDOW_PX = 128, 32
@@ -34,7 +41,7 @@ def window_under(monkeypatch):
 
     def make(scene, **of_window):
         table = MadeNormals(**of_window)
-        monkeypatch.setattr(ecomap.scene, "open_normals", lambda: table)
+        monkeypatch.setattr(ecomap.scene_records, "open_normals", lambda: table)
         return window_record(scene, 0, 0, WINDOW_PX)
 
     return make
@@ -68,3 +75,45 @@ def test_ground_without_rain_has_none_under_a_wetter_climate_either(window_under
 def test_ground_that_is_many_times_wetter_is_shifted(window_under):
     window = window_under(wide_scene(precipitation_mm_day=5.0), precipitation_mm_day=12.0)
     assert window.precipitation_mm_day == 15.0
+
+
+class Denoising:
+    """Stands for the networks of a window; remembers where it was asked."""
+
+    def predict_pair(self, latents, sigma, *, need_uncond):
+        self.device = latents.device
+        return torch.zeros(latents.shape), None
+
+
+def scene_windows(bundle, **changes):
+    """The windows of a scene of 2 x 3 cells, and what they lie on."""
+    record = make_tile(width_px=24, height_px=16)
+    cells = torch.zeros(1, 16, 2, 2)
+    encoded = EncodedStarts(
+        records=[(record,)] * 2, latents=cells.expand(2, -1, -1, -1), valid=torch.ones(2, 1, 2, 2),
+        source=torch.zeros(2, 1, 2, 2, dtype=torch.int64), lost=cells, seen=cells, there=cells,
+        edges={},
+    )  # fmt: skip
+    fields = {"height_m": None, "has_own_climates": False} | changes
+    return ecomap.scene._Windows(
+        bundle, encoded, [record] * 2, [(0, 0), (0, 1)], EvolveSettings(doors=()), **fields
+    )
+
+
+def test_windows_are_denoised_where_the_model_is(monkeypatch):
+    model = Denoising()
+    bundle = SimpleNamespace(device=torch.device("meta"), card=BundleCard(name="far"))
+    windows = scene_windows(bundle)
+    monkeypatch.setattr(windows, "_open", lambda index: model)
+    velocity = windows._window_velocity(torch.ones(2, 16, 2, 2), [0, 1], 0.5)
+    assert model.device.type == "meta"
+    assert velocity.device.type == "cpu"
+
+
+def test_height_counts_once_where_windows_have_climates_of_their_own():
+    height = np.arange(6.0).reshape(2, 3)
+    bundle = SimpleNamespace(device=torch.device("cpu"), card=BundleCard(name="near"))
+    above_scene = scene_windows(bundle, height_m=height)._heights(0, 1)
+    assert above_scene.tolist() == [[1, 2], [4, 5]]
+    above_window = scene_windows(bundle, height_m=height, has_own_climates=True)._heights(0, 1)
+    assert above_window.tolist() == [[-2, -1], [1, 2]]

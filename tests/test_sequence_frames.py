@@ -110,6 +110,33 @@ def test_an_interrupted_sequence_goes_on_to_the_same_bytes(bundle, start, tmp_pa
     assert bytes_of(again) == bytes_of(whole)
 
 
+@pytest.mark.parametrize("doors", [("tokens",), ()])
+def test_a_sequence_through_some_doors_goes_on_too(bundle, start, tmp_path, doors):
+    request = request_of(line("x"), settings={"doors": doors})
+    folder, _ = make(bundle, start, request, tmp_path / "a")
+    folder.frame_path("x", 0, "2021-06").unlink()
+    _, made = make(bundle, start, request, tmp_path / "a")
+    assert made == 1
+
+
+def test_what_is_hidden_of_a_start_is_masked_in_its_file(bundle, start, tmp_path):
+    hidden = np.zeros((TINY_SIZE_PX, TINY_SIZE_PX), bool)
+    hidden[:3] = True
+    folder, _ = make(bundle, replace(start, hidden=hidden), request_of(line("x")), tmp_path / "a")
+    assert np.array_equal(folder.read_start_valid(), ~hidden)
+    assert np.array_equal(folder.read_start(), start.image)
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "images",
+        "plan.json",
+        "start.tif",
+    ]
+    whole, _ = make(bundle, start, request_of(line("x")), tmp_path / "b")
+    assert whole.read_start_valid().all()
+    (tmp_path / "a" / "start.tif").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"start.tif cannot be read as a GeoTIFF"):
+        folder.read_start_valid()
+
+
 def test_another_request_does_not_touch_a_sequence(bundle, start, tmp_path):
     folder, _ = make(bundle, start, request_of(), tmp_path / "a")
     before = bytes_of(folder)

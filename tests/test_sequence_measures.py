@@ -72,6 +72,20 @@ def test_a_row_has_its_climate_its_measures_and_what_changed_since_the_start(tmp
     assert measured.start.greenness == pytest.approx(1 / 3)
 
 
+def test_changes_are_read_where_the_start_shows_its_place(tmp_path):
+    sequence = painted(tmp_path, lambda *_: flat(GREY), members=1, months=2, scenarios=1)
+    clouded = flat(GREY)
+    clouded[:16] = SNOW
+    valid = np.ones((SIZE_PX, SIZE_PX), bool)
+    valid[:16] = False
+    sequence.write_start(clouded, valid)
+    measured = measure_sequence(sequence)
+    assert measured.start.snow_frac == 0
+    row = measured.frames.iloc[0]
+    assert (row["snow_frac_change"], row["greenness_change"], row["colour_change"]) == (0, 0, 0)
+    assert np.isfinite(measured.maps.greenness[0, 0, 0]).all()  # what is hidden is mapped too
+
+
 def test_months_without_a_support_are_not_known(tmp_path):
     plan = make_plan(georeferenced=True, scenarios=1, members=1, months=2)
     plan = plan.model_copy(update={"support": {"normal": (None, {"is_outside": True})}})

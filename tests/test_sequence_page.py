@@ -263,6 +263,7 @@ def test_outside_of_the_training_is_said_in_words(sequence):
     assert warning["lines"][0].startswith(f"Climate as it was: {outside} of 5 months lie outside")
     assert "temperature is" in warning["lines"][0]
     assert warning["lines"][-1] == MEANING_OF_OUTSIDE
+    assert "99 % of the months of real places, each compared with places" in MEANING_OF_OUTSIDE
 
 
 def test_what_was_not_compared_is_not_said_to_be_inside(sequence):

@@ -10,9 +10,11 @@ from ecomap.adapter import load_adapter
 from ecomap.adapter_card import adapter_path
 from ecomap.bundle_paths import CONTROLNET_FOLDER
 from ecomap.card import read_card
-from ecomap.evolution import evolve_pairs
+from ecomap.evolution import evolve_images, evolve_pairs
 from ecomap.indices import land_indices
+from ecomap.kept_detail import KEPT_EDGE_PX
 from ecomap.sequence_frames import open_evolver
+from ecomap.starts import Start, encode_starts
 from ecomap.support import Support
 
 MEGABYTE = 1_000_000
@@ -116,6 +118,22 @@ def test_it_takes_a_place_to_another_month_and_back():
     assert before.snow_frac < 0.1
     assert after.snow_frac > 0.7
     assert after.greenness < before.greenness - 0.05
+
+
+def test_what_clouds_leave_of_a_month_stays_and_the_rest_is_made_up():
+    evolver = open_evolver("ecomap-tiny", device="cpu")
+    july = place_record(56.0, 97.0, "2012-07", bundle_card=evolver.card)
+    image = generate_images(evolver, [july], seeds=[3], steps=12)[0]
+    hidden = np.zeros(image.shape[:2], bool)
+    hidden[:, :48] = True
+    clouds = np.where(hidden[..., None], np.uint8(250), image)
+    encoded = encode_starts(evolver, [Start(record=july, image=clouds, hidden=hidden)])
+    (made,) = evolve_images(evolver, encoded, [0], [july], seeds=[1])
+    assert np.array_equal(made[:, 48 + 2 * KEPT_EDGE_PX :], image[:, 48 + 2 * KEPT_EDGE_PX :])
+    at_edge = np.abs(made.astype(int) - image)[:, 48:52]
+    assert at_edge.mean() < 20
+    assert land_indices(made[:, :48]).snow_frac < 0.1
+    assert np.abs(made[:, :48].astype(int) - image[:, :48]).mean() < 25
 
 
 def test_it_knows_the_climates_that_it_learnt_from():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.enums import ColorInterp
 
 from ecomap.card import BundleCard
 from ecomap.climate import climate_features
@@ -177,6 +178,116 @@ def test_other_bands_are_refused(tmp_path, count, dtype):
     path, _ = write_tif(tmp_path / "a.tif", count=count, dtype=dtype)
     with pytest.raises(DataError, match=f"has {count} bands of {dtype}. Expected red, green"):
         open_it(path, month="2021-07")
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "metres"),
+    [
+        ("EPSG:3857", (10, 0, 1e6, 0, -10, 8_399_738), 5.0),  # 60 N, where it is twice too large
+        ("EPSG:2225", (30, 0, 6e6, 0, -30, 2e6), 9.144),  # California in US feet
+        ("EPSG:2225+5703", (30, 0, 6e6, 0, -30, 2e6), 9.144),
+        ("EPSG:3857", (10, 0, 1e6, 0, -10, 0), 10),
+        ("EPSG:32632", (10, 0, 780_000, 0, -10, 5_150_000), 10),  # at the edge of its zone
+        ("EPSG:4326", (0.001, 0, 9, 0, -0.001, 46), 111.195),
+        ("EPSG:3031", (100, 0, 0, 0, -100, 2400), 102.8),  # at the pole; true to scale at 71 S
+    ],
+)
+def test_pixels_are_as_large_as_on_the_ground(tmp_path, crs, transform, metres):
+    path, _ = write_tif(tmp_path / "a.tif", crs=crs, transform=rasterio.Affine(*transform))
+    record = open_it(path, month="2021-07")[0].record
+    assert record.ground_sampling_distance_m == pytest.approx(metres, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [(9, 4, 0, 4, -9, 0), (10, 1, 0, 0, -10, 0), (10, 0, 0, 0, 10, 0), (-10, 0, 0, 0, -10, 0)],
+    ids=["rotated", "sheared", "south up", "mirrored"],
+)
+def test_a_grid_that_is_not_north_up_is_refused(tmp_path, transform):
+    a, b, _, d, e, _ = transform
+    moved = rasterio.Affine(a, b, 500_000, d, e, 5_150_000)
+    path, _ = write_tif(tmp_path / "a.tif", transform=moved)
+    with pytest.raises(DataError, match=r"rotated, sheared or mirrored.*north up \(gdalwarp\)"):
+        open_it(path, month="2021-07")
+
+
+@pytest.mark.parametrize(
+    ("crs", "left"), [("EPSG:32632", 1e12), ('LOCAL_CS["mine",UNIT["metre",1]]', 0.0)]
+)
+def test_a_place_that_is_nowhere_on_earth_is_refused(tmp_path, crs, left):
+    moved = rasterio.Affine(10, 0, left, 0, -10, 0)
+    path, _ = write_tif(tmp_path / "a.tif", crs=crs, transform=moved)
+    with pytest.raises(DataError, match=r"does not place on Earth. Give it the CRS"):
+        open_it(path, month="2021-07")
+
+
+def write_bands(path, *names, **rest):
+    """A GeoTIFF of bands that are told by their colours; its values in red, green, blue order."""
+    path, image = write_tif(path, count=len(names), **rest)
+    with unplaced(), rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp[name] for name in names]
+        for number, name in enumerate(names, 1):
+            if name in ("red", "green", "blue"):
+                file.write(image[..., ["red", "green", "blue"].index(name)], number)
+    return path, image
+
+
+@pytest.mark.parametrize("names", ["blue green red", "green alpha red blue", "red green blue"])
+def test_colours_are_read_by_their_names(tmp_path, names):
+    path, image = write_bands(tmp_path / "a.tif", *names.split())
+    first = 0
+    if "alpha" in names:
+        first, seen = 10, np.full((40, 48), 255, np.uint8)
+        seen[:first] = 0
+        with rasterio.open(path, "r+") as file:
+            file.write(seen, names.split().index("alpha") + 1)
+    start, _ = open_it(path, month="2021-07")
+    assert np.array_equal(start.image[first:], image[first:])
+    assert not start.image[:first].any()
+
+
+@pytest.mark.parametrize("place", [{}, {"crs": None}], ids=["placed", "without a place"])
+@pytest.mark.parametrize("names", ["blue green red nir", "red green blue undefined",
+                                   "nir red green"])  # fmt: skip
+def test_bands_that_are_no_colours_are_refused_by_their_names(tmp_path, names, place):
+    path, _ = write_bands(tmp_path / "a.tif", *names.split(), **place)
+    with pytest.raises(DataError, match=f"has bands {names.replace(' ', ', ')}. Expected red"):
+        open_it(path, month="2021-07", **(ALPS if place else {}))
+
+
+def test_three_bands_without_names_are_red_green_and_blue(tmp_path):
+    path, image = write_tif(tmp_path / "a.tif", photometric="minisblack")
+    with rasterio.open(path) as file:
+        assert file.colorinterp[0] == ColorInterp.gray
+    assert np.array_equal(open_it(path, month="2021-07")[0].image, image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_of_a_picture_are_missing(tmp_path, mode):
+    image = Image.fromarray(made_image(1, 32, 32)).convert(mode.removesuffix("A"))
+    if mode == "P":
+        pixels = np.minimum(np.asarray(image), 254)
+        pixels[:8] = 255
+        image.putdata(pixels.ravel().tolist())
+        image.save(tmp_path / "a.png", transparency=255)
+    else:
+        seen = np.full((32, 32), 255, np.uint8)
+        seen[:8] = 0
+        image.putalpha(Image.fromarray(seen))
+        image.save(tmp_path / "a.png")
+    start, notes = open_it(tmp_path / "a.png", month="2021-07", **ALPS)
+    assert not start.image[:8].any()
+    assert start.valid[8:].all()
+    assert np.array_equal(start.image[8:], np.asarray(image.convert("RGB"))[8:])
+    assert notes[-1] == "25% of the start are missing or hidden, and are made up."
+
+
+def test_a_grey_picture_is_said_to_be_grey(tmp_path):
+    image = Image.fromarray(made_image(1, 32, 32)).convert("L")
+    image.save(tmp_path / "a.png")
+    start, notes = open_it(tmp_path / "a.png", month="2021-07", **ALPS)
+    assert np.array_equal(start.image[..., 0], np.asarray(image))
+    assert notes == ["a.png is grey; its three bands are equal."]
 
 
 def test_a_record_brings_its_image(tmp_path):

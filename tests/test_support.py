@@ -10,7 +10,7 @@ from ecomap import support_build
 from ecomap.climate import apply_changes, parse_change
 from ecomap.errors import BundleError, DataError
 from ecomap.schema import CLIMATE, LandCover
-from ecomap.support import ANOMALIES, Support, note_of, support_grid
+from ecomap.support import ANOMALIES, Support, note_of
 from ecomap.support_build import build_support, spread_of
 from ecomap.support_table import (
     CARD_FILE,
@@ -331,10 +331,19 @@ def test_results_survive_json(support):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_of_several_records_of_a_month_the_farthest_counts(support):
+    near, far = tile(5, 20), changed(tile(5, 20), **{T: "+20"})
+    unknown = make_tile(lat=5, lon=20, **dict.fromkeys((T, P)))
+    assert support.distance(unknown) is None
+    assert support.farthest([near, far, unknown]) == support.distance(far)
+    assert support.farthest([unknown]) is None
+
+
 def test_the_note_names_the_first_and_the_farthest_month_outside(support):
     inside = [support.distance(tile(5, 20, month, warmer=2)) for month in (4, 7)]
     text = note_of(inside)
     assert text.startswith("All 2 months lie within")
+    assert "% of the months of real places, each compared with places away from it." in text
     hot = [support.distance(changed(tile(5, 20, m), **{T: f"+{d}"})) for m, d in ((7, 20), (8, 25))]
     text = note_of([*inside, *hot, None])
     assert "2 of 4 months lie outside" in text
@@ -342,17 +351,6 @@ def test_the_note_names_the_first_and_the_farthest_month_outside(support):
     assert "farthest is 2004-08: its temperature" in text
     assert "Of 1 months no climate is known." in text
     assert "not known" in note_of([None, None])
-
-
-def test_a_grid_holds_every_month_of_every_scenario(support):
-    hot = changed(tile(5, 20, 8), **{T: "+25"})
-    one = [support.distance(tile(5, 20, 7)).to_dict(), support.distance(hot).to_dict()]
-    grid = support_grid({"as_now": [one[0], None], "hot": [None, one[1]]})
-    assert grid.scenarios == ("as_now", "hot")
-    assert grid.months == ("2004-07", "2004-08")
-    expected = [[one[0]["percentile"], np.nan], [np.nan, 100.0]]
-    np.testing.assert_array_equal(grid.percentile, expected)
-    assert grid.is_outside.tolist() == [[False, False], [False, True]]
 
 
 def test_the_sun_stands_as_it_should_and_alike_on_both_hemispheres():
