@@ -575,7 +575,10 @@ def evolve(
     output: OptionalOutput = None,
     as_json: Json = False,
 ) -> None:
-    """Take a place through months of climate: a georeferenced sequence from one start."""
+    """Take a place through months of climate: a georeferenced sequence from one start.
+
+    It goes to runs/evolve, or to the folder of --output; the same command goes on there.
+    """
     from data_prep.scenarios import parse_months
     from data_prep.timelines import open_timelines
     from ecomap.card import parse_doors

@@ -76,7 +76,7 @@ class EvolveResult:
 
     def render(self) -> str:
         """Words for the terminal."""
-        head = f"{self.frames} frames, {self.made} of them made now"
+        head = f"{self.frames} frame{'s' * (self.frames != 1)}, {self.made} made now"
         page = f"Look at {self.output / 'index.html'}"
         return "\n".join([head, *self.products, *self.notes, page])
 

@@ -117,8 +117,8 @@ class SequenceFolder:
             found = cls.open(path)
             if found.plan != plan:
                 raise DataError(
-                    f"{path} holds another sequence ({differences(found.plan, plan)}). Choose an "
-                    "empty folder, or remove this one."
+                    f"{path} holds another sequence (other {differences(found.plan, plan)}). "
+                    "Choose another folder (--output), or remove this one."
                 )
             return found
         path.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,23 @@
 """The verb: from what a user types to a sequence with all of its products."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from data_prep.scenarios import parse_months
+from data_prep.timelines import open_timelines
 from ecomap.cli import app
 from ecomap.outputs import read_provenance
 from ecomap.scene_records import window_records
 from ecomap.sequence import SequenceFolder
+from ecomap.start_tile import with_normals
 from ecomap.support import Support
 from ecomap.support_build import build_support
 from ecomap.support_table import write_support
@@ -82,7 +88,7 @@ def test_the_same_command_goes_on_and_another_is_refused(bundle, start, tmp_path
     assert json.loads(out)["made"] == 1
     code, _, err = ask(*words, months="2021-01..2021-03")
     assert code == 2
-    assert "holds another sequence (timelines, support)" in err
+    assert "holds another sequence (other timelines, support)" in err
 
 
 def test_scenarios_and_a_series_come_from_files(bundle, start, tmp_path):
@@ -154,6 +160,24 @@ def test_the_farthest_ground_of_a_scene_says_how_far_its_climate_lies(bundle, tm
     distances = [found.distance for found in windows]
     told = plan.support["normal"][0]["distance"]
     assert told == max(distances) > support.distance(record).distance
+
+
+def examples():
+    """Words of the commands that README shows."""
+    text = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("ecomap evolve ")]
+    return [shlex.split(line, comments=True)[2:] for line in lines]
+
+
+@pytest.mark.parametrize("words", examples(), ids=lambda words: words[-1])
+def test_examples_of_the_readme_are_understood_and_their_scenarios_have_their_months(words):
+    options = get_command(app).commands["evolve"].make_context("evolve", list(words)).params
+    months = parse_months(options["months"], every=options["every"])
+    scenarios = [Path(__file__).parents[1] / path for path in options["scenario"] or ()]
+    _, found = open_timelines(months, scenarios=scenarios)([with_normals(make_tile())])
+    assert len(found) == max(1, len(scenarios))
+    changed = {tuple(record.precipitation_mm_day for record in line.records) for line in found}
+    assert len(changed) == len({path.name for path in scenarios if "drought" in path.name}) + 1
 
 
 def test_without_a_start_one_is_generated_and_says_so(bundle, tmp_path):

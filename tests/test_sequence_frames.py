@@ -140,9 +140,9 @@ def test_what_is_hidden_of_a_start_is_masked_in_its_file(bundle, start, tmp_path
 def test_another_request_does_not_touch_a_sequence(bundle, start, tmp_path):
     folder, _ = make(bundle, start, request_of(), tmp_path / "a")
     before = bytes_of(folder)
-    with pytest.raises(DataError, match=r"holds another sequence \(seed\)"):
+    with pytest.raises(DataError, match=r"holds another sequence \(other seed\)"):
         make(bundle, start, request_of(seed=1), tmp_path / "a")
-    with pytest.raises(DataError, match=r"holds another sequence \(timelines, settings\)"):
+    with pytest.raises(DataError, match=r"holds another sequence \(other timelines, settings\)"):
         make(bundle, start, request_of(line("x"), settings={"guidance": 2.0}), tmp_path / "a")
     assert bytes_of(folder) == before
 
