@@ -27,6 +27,10 @@ FACTS = {
 """Global attributes of CMIP6, NEX-GDDP-CMIP6 and CMIP5 files."""
 
 
+class NoMatchError(DataError):
+    """A pattern of climate files matches none."""
+
+
 class CfClimate:
     """Open files of a climate data set; made by `open_cf`."""
 
@@ -278,7 +282,7 @@ def _expand(paths: str | Path | Sequence[str | Path]) -> list[str]:
         is_pattern = re.search(r"[*?[]", path) and "://" not in path and not Path(path).exists()
         matches = sorted(glob.glob(path, recursive=True)) if is_pattern else [path]
         if not matches:
-            raise DataError(f"No file matches {path}. Check the path.")
+            raise NoMatchError(f"No file matches {path}. Check the path.")
         found += matches
     if not found:
         raise DataError("No climate file is given; expected NetCDF files or Zarr stores.")

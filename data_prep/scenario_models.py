@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from data_prep.cf_series import open_cf
+from data_prep.cf_series import NoMatchError, open_cf
 from data_prep.climate_delta import (
     FACTOR_FLOOR,
     MIN_YEARS,
@@ -46,7 +46,13 @@ def model_course(ask: Ask) -> Course:
         DataError: If files cannot be read, are of another model or experiment, or lack years.
     """
     config = ask.scenario.model_config_of(ask.base.years or WMO_YEARS)
-    course = _direct_course(ask, config) if ask.scenario.direct else _delta_course(ask, config)
+    try:
+        course = _direct_course(ask, config) if ask.scenario.direct else _delta_course(ask, config)
+    except NoMatchError as error:
+        raise DataError(
+            f"{error} Files of climate models are yours to download; the comments of the "
+            "scenario's file say which."
+        ) from None
     notes = list(course.notes)
     if ask.base.years is None and ask.scenario.baseline_years is None:
         notes.append(

@@ -67,7 +67,7 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], bool]:
     Raises:
         DataError: If the file is missing or damaged, or is not 8-bit.
     """
-    with _opened(path, (*PICTURE_MODES, "LA")) as image:
+    with _opened(path, (*PICTURE_MODES, "LA"), lacking="Check the path.") as image:
         pixels = np.array(image.convert("RGBA"))
         is_grey = image.mode in ("L", "LA")
     pixels[pixels[..., 3] == 0] = 0
@@ -75,8 +75,13 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
 
 @contextmanager
-def _opened(path: Path, modes: tuple[str, ...]) -> Iterator[Image.Image]:
-    """A picture of one of some pixel modes, while it is read."""
+def _opened(
+    path: Path,
+    modes: tuple[str, ...],
+    *,
+    lacking: str = "The dataset names it; restore it or import again.",
+) -> Iterator[Image.Image]:
+    """A picture of one of some pixel modes, while it is read; ``lacking`` is what to do without."""
     try:
         with Image.open(path) as image:
             if image.mode not in modes:
@@ -85,9 +90,7 @@ def _opened(path: Path, modes: tuple[str, ...]) -> Iterator[Image.Image]:
                 )
             yield image
     except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist. The dataset names it; restore it or import again."
-        ) from None
+        raise DataError(f"{path} does not exist. {lacking}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -162,3 +162,10 @@ def footprint_of(record: TileRecord) -> Footprint:
     lat_deg = metres * record.height_px / 1000 / KM_PER_DEG
     shrink = max(math.cos(math.radians(record.lat)), 0.01)
     return lat_deg, min(360.0, metres * record.width_px / 1000 / KM_PER_DEG / shrink)
+
+
+def extent_km(record: TileRecord) -> tuple[float, float]:
+    """Height of a record's tile, and its width at the latitude of its centre, km."""
+    lat_deg, lon_deg = footprint_of(record)
+    shrink = max(math.cos(math.radians(record.lat)), 0.01)
+    return lat_deg * KM_PER_DEG, lon_deg * KM_PER_DEG * shrink

@@ -138,6 +138,8 @@ def read_record(path: Path) -> TileRecord:
     """
     try:
         content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check the path.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(content, dict):

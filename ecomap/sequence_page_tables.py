@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ecomap.figures import GREENNESS_LABEL
+from ecomap.normals import extent_km
 from ecomap.outputs import SYNTHETIC_STATEMENT
 from ecomap.page import UNKNOWN, Cell, Table
 from ecomap.schema import CLIMATE, TileRecord
@@ -19,6 +20,7 @@ from ecomap.sequence_measures import (
     season_means,
 )
 from ecomap.sequence_plots import PLOTS_FOLDER, support_levels
+from ecomap.start_tile import USER_SOURCE
 from ecomap.support import OUTSIDE_PERCENTILE, SupportResult, note_of
 
 MAX_TABLE_ROWS = 240
@@ -167,6 +169,8 @@ def support_warnings(plan: SequencePlan) -> Iterator[dict[str, Any]]:
         lines.append(MEANING_OF_OUTSIDE)
     elif None in results:
         heading = "How far the climate lies from the training's is not known everywhere."
+    elif any(result is not None and result.missing for result in results):
+        heading = "All months lie within the climates of the training, as far as they are known."
     else:
         heading = "All months lie within the climates of the training."
     yield {"heading": heading, "lines": lines, "is_alarm": is_alarm}
@@ -203,21 +207,26 @@ def note_warnings(plan: SequencePlan) -> Iterator[dict[str, Any]]:
 def facts_of(plan: SequencePlan, measured: Measured) -> list[tuple[str, str]]:
     """The sequence in a few figures."""
     start = plan.start
-    metres = (start.width_px * start.ground_sampling_distance_m,
-              start.height_px * start.ground_sampling_distance_m)  # fmt: skip
-    size = " x ".join(f"{length / 1000:.3g}" for length in metres)
     months = sorted({month for timeline in plan.timelines for month in timeline.months})
     cover = "not known" if start.land_cover is None else start.land_cover.label
     return [
         ("Place", place_words(start)),
         ("Land cover", cover),
-        ("Tile", f"{start.width_px} x {start.height_px} px, {size} km"),
+        ("Tile", f"{start.width_px} x {start.height_px} px, {_size_words(start)}"),
         ("Coordinates", start.crs or "none: the start had no coordinate system"),
         ("Start", f"{', '.join(plan.start_months) or start.month}: {plan.start_source}"),
         ("Months", f"{months[0]} to {months[-1]}, {len(months)} shown"),
         ("Members", f"{plan.members} a month"),
         ("Frames", str(len(measured.frames))),
     ]
+
+
+def _size_words(start: TileRecord) -> str:
+    """Width and height on the ground."""
+    height, width = extent_km(start)
+    size = " x ".join(f"{km:.0f}" if km >= 100 else f"{km:.3g}" for km in (width, height))
+    is_assumed = start.crs is None and start.source == USER_SOURCE
+    return f"about {size} km, if its pixels are of the model's size" if is_assumed else f"{size} km"
 
 
 def start_words(plan: SequencePlan) -> str:
@@ -235,11 +244,15 @@ def place_words(start: TileRecord) -> str:
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested facts as lines of key and value."""
+    """Nested facts as lines of key and value, without those that are not known or empty."""
     for key, value in facts.items():
         name = f"{prefix}{key}".replace("_", " ")
+        if value is None or value in ("", [], ()):
+            continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}, ")
+        elif name.endswith("years") and isinstance(value, list | tuple) and len(value) == 2:
+            yield name, f"{value[0]}-{value[1]}"
         elif isinstance(value, list | tuple):
             yield name, ", ".join(str(item) for item in value)
         else:

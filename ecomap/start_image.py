@@ -63,6 +63,8 @@ def _of_geotiff(path: Path) -> tuple[NDArray[np.uint8], dict[str, Any] | None]:
             has_place = file.crs is not None and not file.transform.is_identity
             return image, _place(path, file) if has_place else None
     except RasterioIOError as error:
+        if not path.exists() and not str(path).startswith("/vsi"):  # GDAL's own paths
+            raise DataError(f"{path} does not exist. Check the path.") from None
         raise DataError(f"{path} cannot be read as a GeoTIFF: {error}. Restore the file.") from None
 
 

@@ -26,6 +26,9 @@ from ecomap.starts import Start, merge_starts
 NO_MASK = Path("-")
 """Stands for no mask, where a later start has one."""
 
+USER_SOURCE = "user"
+"""Source of a picture that somebody brings without a record."""
+
 SIZE_TOLERANCE = 1.5
 """Ratio of pixel sizes from which on a start is said to be of another scale than the model's."""
 
@@ -61,6 +64,11 @@ def open_start(
         RequestError: If place or month are missing, or contradict each other.
     """
     notes: list[str] = []
+    if not source.suffix and not source.exists():
+        raise DataError(
+            f"{source} does not exist. Check the path; a dataset of Blue Marble is made by 'ecomap "
+            "data import bluemarble'."
+        )
     if source.is_dir():
         record, image = _of_dataset(source, tile_id)
     elif source.suffix.lower() == ".json":
@@ -83,7 +91,8 @@ def open_start(
     if not 1 / SIZE_TOLERANCE < ratio < SIZE_TOLERANCE:
         notes.append(
             f"The start has pixels of {record.ground_sampling_distance_m:g} m; {card.name} learnt "
-            f"from {card.ground_sampling_distance_m:g} m and will treat it as such."
+            f"from {card.ground_sampling_distance_m:g} m and will treat it as such. Use a model or "
+            "an adapter (--adapter) of that scale; frames mean little otherwise."
         )
     return Start(record=record, image=image, hidden=_mask(hidden, image.shape[:2])), notes
 
@@ -234,7 +243,7 @@ def _described(
         )
     height, width = image.shape[:2]
     about = {
-        "source": "user", "location_id": path.stem, "month": month, "width_px": width,
+        "source": USER_SOURCE, "location_id": path.stem, "month": month, "width_px": width,
         "height_px": height, "license": "the owner's of the start image",
     }  # fmt: skip
     return make_record(about | fields, where=f"The start {path}")
@@ -244,6 +253,8 @@ def _mask(path: Path | None, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
     """Hidden pixels of a mask file."""
     if path is None:
         return None
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Check the path.")
     hidden = np.asarray(read_image(path).any(-1))
     if hidden.shape != tuple(size):
         raise DataError(

@@ -227,21 +227,41 @@ def note_of(results: Sequence[SupportResult | None]) -> str:
         return "How far this climate lies from the training's is not known."
     outside = [result for result in known if result.is_outside]
     farthest = max(known, key=_farness)
+    is_one, partly = len(known) == 1, _partly_words(known)
     if outside:
-        place = farthest.nearest
+        place, verb = farthest.nearest, "lies" if len(outside) == 1 else "lie"
         text = (
-            f"{len(outside)} of {len(known)} months lie outside the climates of the training, "
-            f"first {outside[0].month}. The farthest is {farthest.month}: its "
+            f"The month, {farthest.month}, lies outside the climates of the training{partly}. Its "
+            if is_one
+            else f"{len(outside)} of {len(known)} months {verb} outside the climates of the "
+            f"training, first {outside[0].month}{partly}. The farthest is {farthest.month}: its "
+        )
+        text += (
             f"{farthest.worst.text} of the nearest training climate, month {place.month} at "
             f"({place.lat:g}, {place.lon:g})."
         )
     else:
         text = (
-            f"All {len(known)} months lie within the climates of the training. The farthest, "
-            f"{farthest.month}, is farther from them than {farthest.percentile:.0f} % of the "
-            "months of real places, each compared with places away from it."
+            f"The month, {farthest.month}, lies within the climates of the training{partly}. It"
+            if is_one
+            else f"All {len(known)} months lie within the climates of the training{partly}. The "
+            f"farthest, {farthest.month},"
+        )
+        text += (
+            f" is farther from them than {farthest.percentile:.0f} % of the months of real places, "
+            "each compared with places away from it."
         )
     return " ".join([text, *_cautions(known, len(results) - len(known))])
+
+
+def _partly_words(known: Sequence[SupportResult]) -> str:
+    """That months were compared by a part of their climate."""
+    partly = sum(bool(result.missing) for result in known)
+    if not partly:
+        return ""
+    words = "its climate" if len(known) == 1 else "the climate"
+    months = "" if len(known) == 1 else f"of {partly} month{'s' if partly > 1 else ''} "
+    return f"; {months}only part of {words} is known and was compared"
 
 
 def _farness(result: SupportResult) -> tuple[float, float]:
@@ -261,5 +281,6 @@ def _cautions(known: Sequence[SupportResult], num_unknown: int) -> list[str]:
     if missing:
         found.append(f"Not known here, and not compared: {', '.join(missing)}.")
     if num_unknown:
-        found.append(f"Of {num_unknown} months no climate is known.")
+        noun = "month" if num_unknown == 1 else "months"
+        found.append(f"Of {num_unknown} {noun} no climate is known.")
     return found

@@ -566,8 +566,10 @@ def test_wrong_files_and_years_of_a_model_are_refused(model):
         one(model | {"horizon_years": [2051, 2065]}, ANY)
     with pytest.raises(DataError, match="baseline years, or set baseline_years"):
         one(model | {"direct": True, "baseline_years": [1960, 1985]}, ANY)
-    with pytest.raises(DataError, match="Scenario it: No file matches"):
-        one(model | {"horizon": 2050, "future_paths": ["data/none_*.nc"]}, ANY)
+    said = r"Scenario it: No file matches data/none_\*.nc. Check the path. Files .* yours to downl"
+    for how in ({"horizon": 2050}, {"direct": True}):
+        with pytest.raises(DataError, match=said):
+            one(model | how | {"future_paths": ["data/none_*.nc"]}, ANY)
 
 
 # ---- files, and several scenarios

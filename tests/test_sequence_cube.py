@@ -119,7 +119,9 @@ def test_support_that_is_not_known_is_not_inside(tmp_path):
     plan = make_plan(georeferenced=True, scenarios=1, members=1, months=1)
     folder = SequenceFolder(tmp_path, plan.model_copy(update={"support": {}}))
     write_sequence(tmp_path, scenarios=1, members=1, months=1, with_frames=False)
-    assert open_cube(folder).outside_support.values.tolist() == [[-1]]
+    cube = open_cube(folder)
+    assert cube.outside_support.values.tolist() == [[-1]]
+    assert cube.attrs["title"] == "made: generated images of one place under 1 scenario"
 
 
 def test_zarr_holds_the_same_dataset_in_version_3(sequence, netcdf):

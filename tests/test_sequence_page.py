@@ -35,6 +35,7 @@ from ecomap.sequence_page_film import (
 )
 from ecomap.sequence_page_tables import (
     MEANING_OF_OUTSIDE,
+    facts_of,
     provenance_table,
     scenario_table,
     summary_table,
@@ -281,6 +282,12 @@ def test_no_alarm_where_nothing_is_outside(sequence):
     (warning,) = support_warnings(sequence.plan.model_copy(update={"support": inside}))
     assert not warning["is_alarm"]
     assert warning["heading"] == "All months lie within the climates of the training."
+    partly = {
+        name: [result | {"missing": ["temperature_c"]} for result in results]
+        for name, results in inside.items()
+    }
+    (warning,) = support_warnings(sequence.plan.model_copy(update={"support": partly}))
+    assert warning["heading"].endswith("training, as far as they are known.")
 
 
 def test_provenance_names_seed_settings_model_and_start(sequence):
@@ -289,6 +296,45 @@ def test_provenance_names_seed_settings_model_and_start(sequence):
     assert rows["settings, steps"] == "4"
     assert rows["model, bundle, license"] == "Apache-2.0"
     assert rows["start, sha256"] == sequence.plan.start_sha256
+
+
+def test_what_is_not_known_is_left_out_and_a_pair_of_years_is_a_period(sequence):
+    facts = {"normals_years": [2000, 2025], "change_months": None, "changes": {}, "none": []}
+    first = sequence.plan.timelines[0].model_copy(update={"facts": facts | {"zero": 0}})
+    settings = {"doors": None, "chained": False, "height": {"sha256": None}}
+    start = sequence.plan.start.model_copy(update={"attribution": ""})
+    plan = {"timelines": (first,), "settings": settings, "start": start}
+    made = sequence.plan.model_copy(update=plan)
+    assert scenario_table(made).rows[0][3] == "normals years: 2000-2025; zero: 0"
+    keys = [key for key, _ in provenance_table(made).rows]
+    assert [key for key in keys if key.startswith("settings")] == ["settings, chained"]
+    assert "start, attribution" not in keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, "0.32 x 0.32 km"),
+        ({"crs": None, "transform": None}, "0.32 x 0.32 km"),
+        (
+            {"crs": None, "transform": None, "source": "user"},
+            "about 0.32 x 0.32 km, if its pixels are of the model's size",
+        ),
+        (
+            {"crs": "EPSG:4326", "lat": 46.5, "transform": (0.2667, 0, 5, 0, -0.2667, 51)},
+            "653 x 949 km",
+        ),
+        (
+            {"crs": "EPSG:4326", "lat": 0.0, "transform": (0.4166, 0, 5, 0, -0.3333, 6)},
+            "1482 x 1186 km",
+        ),
+    ],
+)
+def test_the_size_is_that_on_the_ground(sequence, changes, size):
+    start = sequence.plan.start.model_copy(update=changes)
+    plan = sequence.plan.model_copy(update={"start": start})
+    facts = dict(facts_of(plan, measure_sequence(sequence)))
+    assert facts["Tile"] == f"32 x 32 px, {size}"
 
 
 def test_values_are_a_table_unless_it_would_be_too_long(sequence, monkeypatch):

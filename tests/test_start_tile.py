@@ -328,8 +328,23 @@ def test_another_scale_is_said(tmp_path):
     coarse = CARD.model_copy(update={"ground_sampling_distance_m": 7413.0})
     _, notes = open_it(path, card=coarse, month="2021-07")
     assert notes == [
-        "The start has pixels of 10 m; made learnt from 7413 m and will treat it as such."
+        "The start has pixels of 10 m; made learnt from 7413 m and will treat it as such. Use a "
+        "model or an adapter (--adapter) of that scale; frames mean little otherwise."
     ]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.json"])
+def test_a_file_that_is_not_there_is_not_said_to_be_of_a_dataset(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name} does not exist\. Check the path\.$"):
+        open_it(tmp_path / name, month="2021-07", **ALPS)
+
+
+def test_a_mask_or_a_folder_that_is_not_there_is_said(tmp_path):
+    path, _ = write_tif(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"b\.png does not exist\. Check the path\.$"):
+        open_it(path, month="2021-07", hidden=tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"bm does not exist\. .* 'ecomap data import bluemarble'"):
+        open_it(tmp_path / "bm", tile_id="a")
 
 
 def test_a_blank_start_is_refused(tmp_path):

@@ -349,8 +349,24 @@ def test_the_note_names_the_first_and_the_farthest_month_outside(support):
     assert "2 of 4 months lie outside" in text
     assert "first 2004-07" in text
     assert "farthest is 2004-08: its temperature" in text
-    assert "Of 1 months no climate is known." in text
+    assert "Of 1 month no climate is known." in text
+    assert note_of([*inside, hot[0]]).startswith("1 of 3 months lies outside")
+    assert note_of(inside[:1]).startswith("The month, 2004-04, lies within the climates of the")
+    assert "training. It is farther from them than" in note_of(inside[:1])
+    assert note_of(hot[:1]).startswith("The month, 2004-07, lies outside the climates of the")
+    assert "training. Its temperature" in note_of(hot[:1])
     assert "not known" in note_of([None, None])
+
+
+def test_the_note_says_of_how_many_months_part_was_compared(support):
+    bare = dict.fromkeys([P, f"{P}_normals", f"{P}_history"])
+    whole, part = (tile(5, 20, 4, warmer=2, **fields) for fields in ({}, bare))
+    found = [support.distance(record) for record in (whole, part)]
+    only = "only part of {} climate is known and was compared."
+    within = "within the climates of the training; "
+    assert f"All 2 months lie {within}of 1 month {only.format('the')}" in note_of(found)
+    assert f"of 2 months {only.format('the')}" in note_of([*found, found[1]])
+    assert f"The month, 2004-04, lies {within}{only.format('its')}" in note_of(found[1:])
 
 
 def test_the_sun_stands_as_it_should_and_alike_on_both_hemispheres():
