@@ -28,6 +28,9 @@ IMAGES_FOLDER = "images"
 GENERATED = "generated"
 """`SequencePlan.start_source` of a start tile that is no observation."""
 
+USER_SOURCE = "user"
+"""`TileRecord.source` of a start that somebody brings without a record."""
+
 
 class Timeline(BaseModel):
     """One scenario: the months that are shown and their climate."""

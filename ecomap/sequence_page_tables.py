@@ -10,7 +10,7 @@ from ecomap.normals import extent_km
 from ecomap.outputs import SYNTHETIC_STATEMENT
 from ecomap.page import UNKNOWN, Cell, Table
 from ecomap.schema import CLIMATE, TileRecord
-from ecomap.sequence import SequencePlan, Timeline
+from ecomap.sequence import USER_SOURCE, SequencePlan, Timeline
 from ecomap.sequence_measures import (
     ENSEMBLE_FILE,
     METRICS_FILE,
@@ -20,7 +20,6 @@ from ecomap.sequence_measures import (
     season_means,
 )
 from ecomap.sequence_plots import PLOTS_FOLDER, support_levels
-from ecomap.start_tile import USER_SOURCE
 from ecomap.support import OUTSIDE_PERCENTILE, SupportResult, note_of
 
 MAX_TABLE_ROWS = 240

@@ -20,14 +20,12 @@ from ecomap.imagery import FrameReader, read_image
 from ecomap.normals import SOURCE, footprint_of, normal_fields, open_normals
 from ecomap.request import read_record
 from ecomap.schema import CLIMATE, TileRecord, make_record, parse_land_cover, read_dataset, unique
+from ecomap.sequence import USER_SOURCE
 from ecomap.start_image import read_start_image
 from ecomap.starts import Start, merge_starts
 
 NO_MASK = Path("-")
 """Stands for no mask, where a later start has one."""
-
-USER_SOURCE = "user"
-"""Source of a picture that somebody brings without a record."""
 
 SIZE_TOLERANCE = 1.5
 """Ratio of pixel sizes from which on a start is said to be of another scale than the model's."""
