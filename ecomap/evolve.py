@@ -162,7 +162,8 @@ def evolve(
     resolve_device(device)
     opening: dict[str, Any] = {"controlnet": controlnet, "adapter": adapter, "device": device}
     # What is wrong with a start is told before a model is loaded, where its card is at hand.
-    model = open_evolver(bundle, **opening) if is_hub_id(bundle) else None
+    is_elsewhere = is_hub_id(bundle) or adapter is not None
+    model = open_evolver(bundle, **opening) if is_elsewhere else None
     card = model.card if model else read_card(bundle_path(bundle))
     opened = open_starts(sources, card=card, **words, **place) if sources else None
     model = model or open_evolver(bundle, **opening)

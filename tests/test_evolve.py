@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from typer.testing import CliRunner
 from data_prep.scenarios import parse_months
 from data_prep.timelines import open_timelines
 from ecomap.cli import app
+from ecomap.evolve import evolve
 from ecomap.outputs import read_provenance
 from ecomap.scene_records import window_records
 from ecomap.sequence import SequenceFolder
+from ecomap.sequence_frames import open_evolver
 from ecomap.start_tile import with_normals
 from ecomap.support import Support
 from ecomap.support_build import build_support
@@ -178,6 +182,23 @@ def test_examples_of_the_readme_are_understood_and_their_scenarios_have_their_mo
     assert len(found) == max(1, len(scenarios))
     changed = {tuple(record.precipitation_mm_day for record in line.records) for line in found}
     assert len(changed) == len({path.name for path in scenarios if "drought" in path.name}) + 1
+
+
+def test_a_start_is_compared_with_the_scale_of_the_adapter(bundle, start, tmp_path, monkeypatch):
+    loaded = open_evolver(bundle, device="cpu")
+    card = loaded.card.model_copy(update={"ground_sampling_distance_m": 500.0})
+    adapted = replace(loaded, card=card)
+    monkeypatch.setattr(sys.modules["ecomap.evolve"], "open_evolver", lambda *_, **__: adapted)
+    path = tmp_path / "place.tif"
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.15e6)}
+    size = {"width": TINY_SIZE_PX, "height": TINY_SIZE_PX, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **size, **place) as file:
+        file.write(np.moveaxis(made_image(1, TINY_SIZE_PX, TINY_SIZE_PX), -1, 0))
+    result = evolve(
+        open_timelines(["2021-07"]), start=path, start_month="2021-07", adapter="some",
+        bundle=str(bundle), device="cpu", output=tmp_path / "a",
+    )  # fmt: skip
+    assert any("learnt from 500 m" in note for note in result.notes)
 
 
 def test_without_a_start_one_is_generated_and_says_so(bundle, tmp_path):
