@@ -18,6 +18,7 @@ from ecomap.autoencoder import LATENT_FACTOR
 from ecomap.errors import EcomapError, RequestError
 from ecomap.evolution import evolve_images
 from ecomap.imagery import FrameReader
+from ecomap.paired import psnr
 from ecomap.schema import TileRecord, read_dataset
 from ecomap.sequence_frames import open_evolver
 from ecomap.starts import Start, encode_starts, merge_starts
@@ -52,11 +53,7 @@ def choose(records: Sequence[TileRecord], num_places: int) -> list[dict[int, Til
 
 def psnr_db(made: NDArray[np.uint8], real: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
     """Mean over frames of the peak signal-to-noise ratio of some pixels."""
-    errors = [
-        ((m.astype(float) - r)[w] ** 2).mean() for m, r, w in zip(made, real, where, strict=True)
-        if w.any()
-    ]  # fmt: skip
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-9))))
+    return float(np.mean([psnr(*one) for one in zip(real, made, where, strict=True)]))
 
 
 def measure(arguments: argparse.Namespace) -> list[tuple[str, float]]:

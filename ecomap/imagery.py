@@ -97,26 +97,6 @@ def _opened(
         raise DataError(f"{path} is not a readable image: {error}.") from None
 
 
-def read_valid(path: Path) -> NDArray[np.bool_]:
-    """Where a GeoTIFF has data, by its mask or its alpha band, bool ``(H, W)``.
-
-    Raises:
-        DataError: If the file is missing or damaged.
-    """
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                return np.asarray(file.dataset_mask() != 0)
-    except RasterioIOError as error:
-        raise DataError(f"{path} cannot be read as a GeoTIFF: {error}. Restore the file.") from None
-
-
 def read_digital_numbers(path: Path, bands: tuple[str, ...]) -> NDArray[np.uint16]:
     """Read bands of a 16-bit tile by their names.
 

@@ -16,10 +16,8 @@ DETAIL_WIDTH_PX = 9
 DETAIL_CHANGE = 0.2
 """Mean change of pixels in [-1, 1] at which 37 % of the lost detail is put back."""
 
-
 KEPT_EDGE_PX = 8
 """Half the width in which a start that stays gives way to what is made beside it."""
-
 
 MARGIN_PX = max(DETAIL_WIDTH_PX // 2, 2 * KEPT_EDGE_PX)
 """Neighbours that a pixel depends on: strips of a frame need as many rows more on either side."""

@@ -16,9 +16,10 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rasterio.errors import RasterioIOError
 
 from ecomap.errors import DataError
-from ecomap.imagery import read_image, read_valid
+from ecomap.imagery import read_image
 from ecomap.outputs import SYNTHETIC_MARK, SYNTHETIC_STATEMENT, replacing, unplaced
 from ecomap.schema import TileRecord, describe_validation, write_json
 
@@ -95,6 +96,11 @@ class SequencePlan(BaseModel):
         """Whether the start tile is generated, as its source or the mark in its name says."""
         name = Path(self.start_source).name
         return self.start_source == GENERATED or SYNTHETIC_MARK in name
+
+    @property
+    def start_words(self) -> str:
+        """Months that the start tile shows, in words."""
+        return ", ".join(self.start_months) or self.start.month
 
     def timeline(self, name: str) -> Timeline:
         """Scenario of a name."""
@@ -220,7 +226,7 @@ class SequenceFolder:
             file.update_tags(
                 IMAGEDESCRIPTION=SYNTHETIC_STATEMENT if is_made else "Start of a sequence.",
                 SYNTHETIC=str(is_made).lower(), SOURCE=self.plan.start_source,
-                MONTH=record.month, LICENSE=record.license, ATTRIBUTION=record.attribution,
+                MONTH=self.plan.start_words, LICENSE=record.license, ATTRIBUTION=record.attribution,
             )  # fmt: skip
 
     def read_start(self) -> np.ndarray:
@@ -233,7 +239,13 @@ class SequenceFolder:
         Raises:
             DataError: If it is missing or damaged.
         """
-        return read_valid(self.start_path)
+        try:
+            with unplaced(), rasterio.open(self.start_path) as file:
+                return np.asarray(file.dataset_mask() != 0)
+        except RasterioIOError as error:
+            raise DataError(
+                f"{self.start_path} cannot be read as a GeoTIFF: {error}. Restore the file."
+            ) from None
 
 
 def differences(one: SequencePlan, two: SequencePlan) -> str:

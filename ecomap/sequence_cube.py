@@ -315,7 +315,7 @@ def _image_attributes() -> dict[str, Any]:
 def _start(plan: SequencePlan) -> dict[str, Any]:
     """What the start tile says about itself."""
     return {
-        "long_name": f"start tile of {plan.start.month} in display values",
+        "long_name": f"start tile of {plan.start_words} in display values",
         "units": "1",
         "source": plan.start_source,
         "synthetic": str(plan.start_is_synthetic).lower(),

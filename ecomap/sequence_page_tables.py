@@ -213,7 +213,7 @@ def facts_of(plan: SequencePlan, measured: Measured) -> list[tuple[str, str]]:
         ("Land cover", cover),
         ("Tile", f"{start.width_px} x {start.height_px} px, {_size_words(start)}"),
         ("Coordinates", start.crs or "none: the start had no coordinate system"),
-        ("Start", f"{', '.join(plan.start_months) or start.month}: {plan.start_source}"),
+        ("Start", f"{plan.start_words}: {plan.start_source}"),
         ("Months", f"{months[0]} to {months[-1]}, {len(months)} shown"),
         ("Members", f"{plan.members} a month"),
         ("Frames", str(len(measured.frames))),

@@ -166,7 +166,7 @@ def draw_sheet(folder: SequenceFolder) -> Figure:
         top = 1 - row * step - 0.06 * inch
         figure.text(0.003, top, mark, fontsize=8.5, color=tint, weight="bold", va="top")
         figure.text(0.085, top, words, fontsize=8.5, color=INK, va="top")
-    shown = [(0, 0, folder.plan.start.month, _thumb(start))]
+    shown = [(0, 0, folder.plan.start_words, _thumb(start))]
     for row, (_, scenario, records) in enumerate(rows, start=1):
         for column, record in enumerate(records):
             image = _thumb(folder.read(scenario, 0, record.month))
