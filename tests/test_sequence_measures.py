@@ -75,7 +75,7 @@ def test_a_row_has_its_climate_its_measures_and_what_changed_since_the_start(tmp
 def test_changes_are_read_where_the_start_shows_its_place(tmp_path):
     sequence = painted(tmp_path, lambda *_: flat(GREY), members=1, months=2, scenarios=1)
     clouded = flat(GREY)
-    clouded[:16] = SNOW
+    clouded[:8], clouded[8:16] = SNOW, 0  # a cloud and its shadow, dark as water
     valid = np.ones((SIZE_PX, SIZE_PX), bool)
     valid[:16] = False
     sequence.write_start(clouded, valid)
